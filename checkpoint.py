@@ -1,0 +1,178 @@
+"""Checkpoints: saving without ever leaving half a file, loading anybody's weights and saying what matched."""
+import os
+import tempfile
+import urllib.error
+from typing import NamedTuple
+
+import torch
+import torchvision
+
+import network
+import settings
+from settings import UserError
+
+# Settings that decide what a network computes: those kept in a checkpoint are held against those in force.
+NETWORK = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'HEAD_CHANNELS', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM', 'SECOND_CONV',
+           'DATASET', 'MEAN', 'STD')
+
+
+def folder():
+    """The checkpoints of the run."""
+    return os.path.join(settings.MODEL_DIR, settings.NAME)
+
+
+def save(path, state):
+    """Writes plain tensors and values to `path`: the whole file, or, if that fails, none; what was there before is kept until then."""
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    handle, work = tempfile.mkstemp(prefix='.', suffix='.part', dir=os.path.dirname(path) or '.')
+    try:
+        with os.fdopen(handle, 'wb') as f:
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(work, 0o644)
+        os.replace(work, path)
+    except RuntimeError as e:  # what torch makes of a full disk
+        raise UserError(f'{path}: could not be written ({str(e).splitlines()[0]}); is the disk full? The checkpoints before it are whole') from None
+    except OSError as e:
+        raise UserError(f'{path}: could not be written ({e.strerror}); the checkpoints before it are whole') from None
+    finally:
+        if os.path.exists(work):
+            os.unlink(work)
+
+
+def read(path):
+    """A checkpoint file as plain tensors and values; code inside is never run."""
+    if not os.path.isfile(path):
+        raise UserError(f'{path}: there is no such checkpoint')
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:  # torch raises many kinds
+        if 'weights_only' in str(e).lower() or 'unsupported' in str(e).lower():
+            raise UserError(f'{path}: this file holds more than tensors and plain values, and loading it could run code; '
+                            'save its state dict alone: torch.save(net.state_dict(), FILE)') from None
+        raise UserError(f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); fetch or save it again') from None
+
+
+class Report(NamedTuple):
+    """What load_weights found: names of the tensors of the network that matched, are missing in the file, have another shape there,
+    and of those the network has no place for; step and settings that the file tells, or None and {}."""
+    path: str
+    format: str
+    matched: list
+    missing: list
+    wrong: list
+    unexpected: list
+    step: int = None
+    settings: dict = {}
+
+    def __str__(self):
+        total = len(self.matched) + len(self.missing) + len(self.wrong)
+        text = f'{self.path} ({self.format}): {len(self.matched)} of {total} tensors matched'
+        for what, names in (('missing', self.missing), ('of another shape', self.wrong), ('not used', self.unexpected)):
+            if names:
+                text += f', {len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+        return text
+
+
+def state_dict(file, path):
+    """The state dict in a checkpoint file: its own, or under one of the usual keys, without DataParallel's prefix."""
+    for key in ('net', 'state_dict', 'model'):
+        if isinstance(file, dict) and isinstance(file.get(key), dict):
+            file = file[key]
+            break
+    if not isinstance(file, dict) or not any(torch.is_tensor(v) for v in file.values()):
+        raise UserError(f'{path}: this file holds no state dict')
+    return {k.removeprefix('module.'): v for k, v in file.items() if torch.is_tensor(v)}
+
+
+def rename(state, path):
+    """(format, state dict with this project's names), recognised by the names alone."""
+    if any(k.startswith('extractor.') for k in state):
+        return ('EMANet' if 'emau.mu' in state else 'network'), state
+    if 'layer1.0.conv1.weight' in state:
+        places = {'conv1': 'extractor.0', 'bn1': 'extractor.1', **{f'layer{i}': f'extractor.{3 + i}' for i in (1, 2, 3, 4)}}
+        split = lambda k: (places.get(k.partition('.')[0], k.partition('.')[0]) + '.' + k.partition('.')[2])
+        return ('deep-stem' if 'conv1.0.weight' in state else 'plain-stem') + ' ResNet trunk', {split(k): v for k, v in state.items()}
+    raise UserError(f'{path}: the names of its tensors ({", ".join(list(state)[:3])}, ...) belong to no family known here; '
+                    'EMANet checkpoints and ResNet trunks are')
+
+
+def load_weights(net, path, part=None):
+    """Copies the tensors of checkpoint `path` into `net` and returns a Report.
+
+    part  None: everything must match, else UserError says what does not and with which settings it would, and nothing is copied;
+          'trunk': all of the trunk must match, the rest is left; 'any': whatever matches is copied.
+    num_batches_tracked does not count: older files lack it.
+    """
+    file = read(path)
+    kind, state = rename(state_dict(file, path), path)
+    own = {k: v for k, v in net.state_dict().items() if part != 'trunk' or k.startswith('extractor.')}
+    counts = [k for k in own if not k.endswith('num_batches_tracked')]
+    matched = [k for k in counts if k in state and state[k].shape == own[k].shape]
+    report = Report(path, kind, matched, [k for k in counts if k not in state], [k for k in counts if k in state and k not in matched],
+                    [k for k in state if k not in own and (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')], file.get('step'), file.get('settings') or {})
+    wrong = report.missing or report.wrong or report.unexpected
+    if part != 'any' and wrong or not matched:
+        there, here = implied(state), implied(net.state_dict())
+        differ = [k for k in there if there[k] != here.get(k) and (part != 'trunk' or k in ('N_LAYERS', 'STEM'))]
+        hint = '; to use it: ' + ' '.join(f'{k}={there[k]}' for k in differ) if differ else ''
+        raise UserError(f'{report}; it does not fit the network that settings describe{hint}')
+    with torch.no_grad():
+        for k in matched + [k for k in own if k.endswith('num_batches_tracked') and k in state]:
+            own[k].copy_(state[k])
+    return report
+
+
+def implied(state):
+    """The settings that the shapes of a state dict imply: {name: value}."""
+    blocks = [len({k.split('.')[2] for k in state if k.startswith(f'extractor.{i}.')}) for i in (4, 5, 6, 7)]
+    bottleneck = 'extractor.4.0.conv3.weight' in state
+    found = {'N_LAYERS': n for n, (block, counts) in network.RESNETS.items() if list(counts) == blocks and (block.expansion == 4) == bottleneck}
+    found['STEM'] = 'deep' if 'extractor.0.0.weight' in state else 'plain'
+    found['AUX_WEIGHT'] = 0.4 if 'aux.2.weight' in state else 0.0
+    if 'emau.mu' in state:
+        found |= {'HEAD': 'ema', 'EM_CHANNELS': state['emau.mu'].shape[1], 'EM_BASES': state['emau.mu'].shape[2],
+                  'SECOND_CONV': 'fc1.0.conv.weight' in state, 'N_CLASSES': state['fc2.weight'].shape[0]}
+        if found['SECOND_CONV']:
+            found['HEAD_CHANNELS'] = state['fc2.weight'].shape[1]
+    elif 'head.out.2.weight' in state:
+        found |= {'HEAD': 'fcn', 'HEAD_CHANNELS': state['head.out.2.weight'].shape[1], 'N_CLASSES': state['head.out.2.weight'].shape[0]}
+    return found
+
+
+def load_trunk(net):
+    """Loads PRETRAINED into the trunk; returns the Report, or None where PRETRAINED is ''."""
+    path = settings.PRETRAINED
+    if path == 'torchvision':
+        if settings.STEM != 'plain':
+            raise settings.UsageError("PRETRAINED='torchvision' has the plain stem; use STEM=plain with it")
+        weights = torchvision.models.get_model_weights(f'resnet{settings.N_LAYERS}')['IMAGENET1K_V1']
+        path = os.path.join(settings.MODEL_DIR, 'pretrained', os.path.basename(weights.url))
+        try:
+            weights.get_state_dict(model_dir=os.path.dirname(path), check_hash=True)
+        except (urllib.error.URLError, OSError, RuntimeError) as e:
+            raise UserError(f'{weights.url} could not be fetched ({e}); fetch it elsewhere and put it at {path}') from None
+    if not path:
+        return None
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: these trunk weights (PRETRAINED) are missing; README, Trunk weights, says where to get them. "
+                        "Others: PRETRAINED=torchvision STEM=plain, or PRETRAINED= for training from scratch")
+    return load_weights(net, path, 'trunk')
+
+
+def to_evaluate():
+    """CHECKPOINT, or the run's best, final or latest checkpoint."""
+    if settings.CHECKPOINT:
+        return settings.CHECKPOINT
+    paths = [os.path.join(folder(), name + '.pth') for name in ('best', 'final', 'latest')]
+    for path in paths:
+        if os.path.isfile(path):
+            return path
+    raise UserError(f'there is no checkpoint to evaluate: none of {", ".join(paths)} exists; train first, or name one by CHECKPOINT=FILE')
+
+
+def differences(kept, names):
+    """The settings among `names` that a checkpoint's kept ones contradict, as text: ['LR was 0.01, is 0.1', ...]."""
+    now = settings.in_force()
+    return [f'{n} was {kept[n]!r}, is {now[n]!r}' for n in names if n in kept and n in now and kept[n] != now[n]]

@@ -1,0 +1,126 @@
+"""How every script starts (settings, devices, processes) and how it ends when something is wrong: one sentence, status 1 or 2."""
+import ctypes
+import os
+import signal
+import sys
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+import settings
+from settings import UsageError, UserError
+
+
+class Place(NamedTuple):
+    """Where this process computes: `devices` are the GPUs of this process (more than one: nn.DataParallel), or the CPU."""
+    devices: list
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def device(self):
+        return self.devices[0]
+
+    @property
+    def engine(self):
+        return 'DistributedDataParallel' if self.world > 1 else 'DataParallel' if len(self.devices) > 1 else 'one device'
+
+    @property
+    def cuda(self):
+        return self.device.type == 'cuda'
+
+    def say(self, *words):
+        if self.rank == 0:
+            print(*words, flush=True)
+
+    def sum(self, tensor):
+        """Sum over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def amp(self):
+        """The half type of mixed precision, or None: AMP, where 'auto' is bf16 if the device computes in it."""
+        if settings.AMP == 'auto':
+            if self.cuda:
+                able = torch.cuda.get_device_capability(self.device) >= (8, 0)
+            else:
+                able = getattr(torch.cpu, 'get_capabilities', dict)().get('avx512_bf16', False)
+            return torch.bfloat16 if able else None
+        return {'bf16': torch.bfloat16, 'fp16': torch.float16, 'off': None}[settings.AMP]
+
+    def autocast(self):
+        half = self.amp()
+        return torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
+
+    def memory(self):
+        """Peak memory of this process's device in GB; None on CPU."""
+        return max(torch.cuda.max_memory_allocated(d) for d in self.devices) / 1e9 if self.cuda else None
+
+
+def start():
+    """The Place that DEVICES and torchrun's environment describe, with processes joined, threads and allocator set, and torch seeded."""
+    world, rank, local = (int(os.environ.get(k, d)) for k, d in (('WORLD_SIZE', 1), ('RANK', 0), ('LOCAL_RANK', 0)))
+    there = torch.cuda.device_count()
+    if settings.DEVICES == 'cpu' or settings.DEVICES == 'auto' and not there:
+        devices = [torch.device('cpu')]
+        keep_heap()
+    else:
+        numbers = range(there) if settings.DEVICES == 'auto' else settings.DEVICES
+        if any(type(n) is not int or n >= there for n in numbers):
+            raise UsageError(f'DEVICES = {settings.DEVICES!r}: this machine has {there} GPUs, numbered from 0')
+        if world > 1 and local >= len(numbers):
+            raise UsageError(f'{local + 1} processes or more on this machine, but DEVICES has {len(numbers)} GPUs; lower --nproc_per_node')
+        devices = [torch.device('cuda', n) for n in numbers]
+        if world > 1:
+            devices = [devices[local]]
+        torch.cuda.set_device(devices[0])
+        torch.backends.cudnn.benchmark = True
+    if world > 1:
+        dist.init_process_group('nccl' if devices[0].type == 'cuda' else 'gloo')
+    torch.manual_seed(settings.SEED)
+    return Place(devices, rank, world)
+
+
+def keep_heap():
+    """On Linux, freed memory stays with the process: fresh pages cost a CPU training step up to half its time."""
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt
+        mallopt(-4, 0)              # M_MMAP_MAX: no block is mapped apart
+        mallopt(-1, 2 ** 31 - 1)    # M_TRIM_THRESHOLD: the top of the heap is not given back
+    except (OSError, AttributeError):
+        pass
+
+
+def sentence(error):
+    """What to tell the user about an exception; None if it is no mistake of theirs."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text.rsplit('UserError: ', 1)[-1].strip()  # loader processes send theirs inside a traceback
+    if type(error).__name__ == 'OutOfMemoryError' or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return ('out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or TEST_BATCH, or use AMP=bf16. '
+                'Checkpoints written so far are whole')
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename or "a file"}: {error.strerror}'
+    if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
+        return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
+
+
+def run(main):
+    """Puts the command line in force, runs main() and ends the process; the status is 0, or 1 with a sentence, or 2 for wrong usage."""
+    try:
+        settings.override(sys.argv[1:])
+        status = main() or 0
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        status = 128 + signal.SIGINT
+    except Exception as error:
+        words = sentence(error)
+        if words is None:
+            raise
+        print(f'{os.path.basename(sys.argv[0])}: {words}', file=sys.stderr)
+        status = getattr(error, 'code', 1)
+    if dist.is_initialized() and status == 0:
+        dist.destroy_process_group()
+    sys.exit(status)

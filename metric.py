@@ -1,0 +1,44 @@
+"""Confusion matrix on the device, and the scores that follow from it."""
+import torch
+
+
+def confusion(pred, label, n_classes):
+    """Counts (n, n) int64 of pixels, row = label, column = prediction, from train ids of any one shape.
+
+    Labels outside 0..n-1 (void) are not counted; predictions must lie inside.
+    """
+    kind = torch.int16 if n_classes < 180 else torch.int32  # (n + 1) * n must fit
+    cell = label.to(kind).clamp_(max=n_classes).mul_(n_classes).add_(pred.to(kind))  # void goes to an extra row
+    return torch.bincount(cell.flatten(), minlength=(n_classes + 1) * n_classes)[:n_classes * n_classes].view(n_classes, n_classes)
+
+
+def scores(matrix):
+    """The scores of a confusion matrix (n, n), as floats in 0..1 that JSON takes.
+
+    pAcc: share of right pixels; mAcc: mean over classes of TP / (TP + FN); mIoU: mean over classes of TP / (TP + FP + FN);
+    fIoU: the same weighed by the classes' share of the labels. Classes that are neither in the labels nor in the
+    predictions (for mAcc: not in the labels) are left out of the means; `absent` counts them, class_iou and class_acc hold None.
+    """
+    m = matrix.double().cpu()
+    right, true, found = m.diag(), m.sum(1), m.sum(0)
+    acc, iou = right / true, right / (true + found - right)  # nan where absent
+    plain = lambda v: [None if x != x else x for x in v.tolist()]
+    mean = lambda v: v.nanmean().item() if len(v) else float('nan')
+    total = true.sum()
+    if not total:
+        raise ValueError('no pixel carries a label, so there is nothing to score')
+    seen = true > 0
+    return dict(pAcc=(right.sum() / total).item(), mAcc=mean(acc), mIoU=mean(iou), fIoU=(true[seen] / total * iou[seen]).sum().item(),
+                absent=int(iou.isnan().sum()), class_iou=plain(iou), class_acc=plain(acc))
+
+
+def table(found, names):
+    """The scores as lines of text: a row per class, in percent, then the means."""
+    percent = lambda v: '     -' if v is None else f'{100 * v:6.2f}'
+    width = max(map(len, names))
+    rows = [f'{"class":{width}}     IoU     acc']
+    rows += [f'{name:{width}}  {percent(i)}  {percent(a)}' for name, i, a in zip(names, found['class_iou'], found['class_acc'], strict=True)]
+    rows += ['  '.join(f'{key} {100 * found[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc'))]
+    if found['absent']:
+        rows += [f'{found["absent"]} of {len(names)} classes occur neither in the labels nor in the predictions and are left out of the means']
+    return '\n'.join(rows)

@@ -1,0 +1,196 @@
+"""Every hyperparameter. The values below are the paper's VOC recipe: EMANet, ResNet-101, stride 8.
+
+Edit this file, or name a recipe and single values on the command line:
+    python train.py recipes/camvid.py BATCH_SIZE=8 LR=5e-3
+"""
+import ast
+import difflib
+import math
+import os
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
+
+# ---- run
+NAME = ''                         # name of the run: its folders in LOG_DIR and MODEL_DIR; '' = the recipe's name, else 'default'
+SEED = 0                          # initial weights, order of the images, augmentation, dropout
+DEVICES: Literal['auto', 'cpu'] | tuple = 'auto'  # 'auto' = every GPU there is, else the CPU; or GPU numbers: (0, 1)
+LOG_DIR = './logdir'              # events, log.jsonl, scores and a copy of the settings
+MODEL_DIR = './models'            # checkpoints of the runs; trunk weights in MODEL_DIR/pretrained
+
+# ---- data
+DATASET = 'voc'                   # a name in dataset.DATASETS
+DATA_ROOT = './data'              # the folder that holds the data set's folder, or that folder itself
+TRAIN_SPLIT = 'trainaug'          # splits as dataset.DATASETS lists them
+VAL_SPLIT = 'val'
+N_CLASSES: int | None = None      # None = as many as the data set's table has
+IGNORE_LABEL = 255                # train id of void pixels: in no loss and no score
+MEAN = (0.485, 0.456, 0.406)      # of the RGB channels in 0..1
+STD = (0.229, 0.224, 0.225)
+NUM_WORKERS = 4                   # loader processes per training process; 0 = load in the training process
+
+# ---- augmentation, in this order
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image; see SCALE_MODE
+SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES, or anything between its first and last
+ROTATE = 0.0                      # degrees, at most, either way
+CROP_SIZE: int | tuple = 513      # pixels: the side, or (height, width)
+BLUR = 0.0                        # probability of a 5x5 Gaussian blur
+JITTER = 0.0                      # brightness, contrast and saturation change by at most this share
+FLIP = 0.5                        # probability of a mirror image
+
+# ---- network
+HEAD = 'ema'                      # a name in network.HEADS
+N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
+STEM: Literal['deep', 'plain'] = 'deep'  # three 3x3 convolutions, or one 7x7 (torchvision's)
+STRIDE: Literal[8, 16, 32] = 8    # input pixels per pixel of the trunk's output
+MULTI_GRID = (1, 2, 4)            # times the dilation of layer4's blocks; the first block's never takes effect
+PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # trunk weights: a file, 'torchvision' (fetched), '' = from scratch
+INIT = ''                         # another segmentation checkpoint to start from; what fits is loaded
+BN_MOM = 3e-4                     # weight of the new batch; short runs from scratch need 0.1
+DROPOUT = 0.1                     # probability of dropping a channel before the classifier
+AUX_WEIGHT = 0.0                  # weight of the loss of a second head on layer3; 0 = no such head
+HEAD_CHANNELS = 256               # width of the 3x3 convolution before the classifier
+EM_CHANNELS = 512                 # width of the EM unit (the paper: 512, 256)
+EM_BASES = 64                     # K
+STAGE_NUM = 3                     # EM iterations in training
+TEST_STAGE_NUM: int | None = None  # EM iterations in evaluation; None = STAGE_NUM
+EM_MOM = 0.9                      # weight of the old bases in the moving average
+EM_UPDATE: Literal['moving_avg', 'none', 'learnt'] = 'moving_avg'  # how the initial bases change from step to step
+EM_NORM: Literal['l2', 'layer', 'none'] = 'l2'  # of each basis, after every iteration
+EM_GRAD = False                   # True = gradient through the last responsibilities
+SECOND_CONV = True                # that 3x3 convolution after the unit; False = the head of the paper's Table 1
+
+# ---- optimisation
+BATCH_SIZE = 16                   # images per step, over all devices and accumulation
+ACCUMULATE = 1                    # parts a batch is cut into, one after the other on the device
+ITER_MAX = 30000                  # steps
+LR = 9e-3
+LR_MOM = 0.9                      # momentum of SGD
+WEIGHT_DECAY = 1e-4
+DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
+BIAS_LR_MULT = 2.0                # learning rate of biases, times LR
+HEAD_LR_MULT = 1.0                # learning rate of all that is not trunk, times LR
+LR_POLICY: Literal['poly', 'cosine', 'step'] = 'poly'
+POLY_POWER = 0.9
+LR_DECAY = 10                     # poly is refreshed at steps this divides, as the official code does; 0 = before every step
+LR_STEPS = (20000, 26000)         # LR_POLICY 'step': where the rate falls to a tenth
+WARMUP = 0                        # steps of linear warm-up from a thousandth
+LOSS_AVG: Literal['all', 'valid'] = 'all'  # the sum of the loss is divided by all pixels (official), or by those not void
+AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
+COMPILE = False                   # torch.compile: minutes to start, then faster on GPUs; needs CROP_SIZE fixed
+
+# ---- logging and checkpoints, in steps
+ITER_LOG = 20                     # the losses are read and checked
+ITER_VAL = 2000                   # validation; the best score keeps its checkpoint; 0 = never
+ITER_SAVE = 2000                  # latest.pth, from which a run resumes
+
+# ---- evaluation
+CHECKPOINT = ''                   # file; '' = best, else final, else latest of the run
+TEST_BATCH = 4                    # images of one size at once
+SAVE_DIR = ''                     # folder for index and colour pictures and overlays; '' = none
+
+# Settings that a run may change when it resumes.
+FREE = ('ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
+        'CHECKPOINT', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
+# Smallest and largest value of settings and of each entry of tuples; None = no bound.
+RANGES = dict(
+    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.01, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
+    BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254), MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99),
+    AUX_WEIGHT=(0, None), HEAD_CHANNELS=(1, None), EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1),
+    BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
+    BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
+    ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, None))
+LENGTHS = dict(MEAN=3, STD=3, MULTI_GRID=3, CROP_SIZE=2)  # of tuples that have one
+
+
+class UserError(Exception):
+    """A mistake the user can mend: a sentence that is printed without a traceback; the exit status is `code`."""
+    code = 1
+
+
+class UsageError(UserError):
+    code = 2
+
+
+def in_force():
+    """All settings as they stand: {name: plain value}."""
+    return {name: value for name, value in globals().items() if name.isupper() and name not in ('FREE', 'RANGES', 'LENGTHS')}
+
+
+def as_text(values):
+    """Settings as lines of a recipe."""
+    return ''.join(f'{name} = {value!r}\n' for name, value in values.items())
+
+
+def nearest(word, words):
+    """'; did you mean ...?' for error messages, or ''."""
+    near = difflib.get_close_matches(word, list(words), 1, 0.5)
+    return f'; did you mean {near[0]}?' if near else ''
+
+
+def convert(name, value, where):
+    """`value` in the type of setting `name`. UsageError, beginning with `where`, if there is no such setting or it takes none such."""
+    now = in_force()
+    if name not in now:
+        raise UsageError(f'{where}: there is no setting {name}' + (nearest(name.upper(), now) or '; settings.py lists them'))
+    hint = __annotations__.get(name, type(now[name]))
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        choices = get_args(kind)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind is tuple and isinstance(value, (tuple, list)) and all(type(v) in (int, float) for v in value):
+            value = tuple(value)
+        if type(value) is kind or any(type(value) is type(c) and value == c for c in choices):
+            low, high = RANGES.get(name, (None, None))
+            for v in value if isinstance(value, tuple) else () if value is None or isinstance(value, str) else (value,):
+                if not math.isfinite(v) or low is not None and v < low or high is not None and v > high:
+                    raise UsageError(f'{where}: {name} = {value!r} is out of range: ' + (f'at least {low}' if high is None else f'{low} to {high}'))
+            if isinstance(value, tuple) and len(value) != LENGTHS.get(name, len(value) or 1):
+                raise UsageError(f'{where}: {name} = {value!r} takes {LENGTHS.get(name, "at least 1")} numbers')
+            return value
+    allowed = ' or '.join(', '.join(map(repr, get_args(k))) or k.__name__.replace('NoneType', 'None') for k in kinds)
+    raise UsageError(f'{where}: {name} = {value!r} will not do; it takes {allowed}')
+
+
+def override(argv):
+    """Puts recipe files and KEY=value arguments in force, in their order; values are Python literals, strings need no quotes."""
+    new = {}
+    for arg in argv:
+        name, equals, text = arg.partition('=')
+        if equals and not arg.endswith('.py') or name.isupper():
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = text
+            is_text = name not in __annotations__ and type(globals().get(name)) is str
+            new[name] = convert(name, text if is_text else value, arg)
+        else:
+            new['NAME'] = os.path.splitext(os.path.basename(arg))[0]
+            new.update(read_recipe(arg))
+    globals().update(new)
+    crop = CROP_SIZE if isinstance(CROP_SIZE, tuple) else (CROP_SIZE, CROP_SIZE)
+    if min(crop) < STRIDE:
+        raise UsageError(f'CROP_SIZE = {CROP_SIZE!r} is smaller than STRIDE = {STRIDE}: the trunk would have nothing left; take a larger crop')
+    if BATCH_SIZE % ACCUMULATE:
+        raise UsageError(f'BATCH_SIZE = {BATCH_SIZE} cannot be cut into ACCUMULATE = {ACCUMULATE} equal parts; take a multiple')
+    if not NAME:
+        globals()['NAME'] = 'default'
+
+
+def read_recipe(path):
+    """The settings of a recipe file, {name: value}: lines KEY = literal and comments, nothing else."""
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path) or '.'
+        there = [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f.endswith('.py')] if os.path.isdir(folder) else []
+        raise UsageError(f'{path}: there is no such recipe file' + (nearest(path, there) or '; recipes/ holds those that come along'))
+    new = {}
+    try:
+        for line in ast.parse(open(path, encoding='utf-8').read()).body:
+            if isinstance(line, ast.Assign):
+                name, where = line.targets[0].id, f'{path}, line {line.lineno}'
+                new[name] = convert(name, ast.literal_eval(line.value), where)
+            elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):
+                raise ValueError('only KEY = value lines are allowed')
+    except (ValueError, SyntaxError, AttributeError, UnicodeDecodeError) as e:
+        raise UsageError(f'{path} is not a recipe: {e}') from None
+    return new

@@ -1,0 +1,287 @@
+"""Trains the network that settings describe.
+
+    python train.py                                           settings.py as it stands
+    python train.py recipes/camvid.py BATCH_SIZE=8            a recipe, and single values
+    torchrun --nproc_per_node=8 train.py recipes/camvid.py    one process per GPU, on one machine or more
+The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM saves that one and leaves.
+"""
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+import zipfile
+
+import tensorboardX
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+import checkpoint
+import dataset
+import launch
+import network
+import settings
+from eval import colour, evaluate
+from settings import UsageError, UserError
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def learning_rate(step):
+    """The rate in force during a step (the first is 1), before the multipliers of the groups."""
+    s, done = settings, step - 1
+    if s.LR_POLICY == 'poly':
+        at = step // s.LR_DECAY * s.LR_DECAY if s.LR_DECAY else done
+        rate = s.LR * (1 - at / s.ITER_MAX) ** s.POLY_POWER
+    elif s.LR_POLICY == 'cosine':
+        rate = s.LR * 0.5 * (1 + math.cos(math.pi * done / s.ITER_MAX))
+    else:
+        rate = s.LR * 0.1 ** sum(done >= at for at in s.LR_STEPS)
+    return rate * (1e-3 + (1 - 1e-3) * done / s.WARMUP if done < s.WARMUP else 1)
+
+
+def param_groups(net):
+    """Groups for SGD, as the official code has them: convolution weights decay, the others do not, biases learn at twice the rate.
+
+    With HEAD_LR_MULT each comes twice, once for the trunk and once for the rest.
+    """
+    s, groups = settings, {}
+    for name, p in net.named_parameters():
+        kind = '2x' if name.endswith('bias') else '1x' if name.endswith('weight') and p.ndim > 1 else '1y'
+        head = s.HEAD_LR_MULT != 1 and not name.startswith('extractor.')
+        group = groups.setdefault((head, kind), dict(
+            params=[], names=[], lr_mult=(s.BIAS_LR_MULT if kind == '2x' else 1) * (s.HEAD_LR_MULT if head else 1),
+            weight_decay=s.WEIGHT_DECAY if kind == '1x' or s.DECAY == 'all' else 0.0))
+        group['params'].append(p)
+        group['names'].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def rng_state(place):
+    """The state of torch's generators, of every process, as plain tensors."""
+    mine = dict(cpu=torch.get_rng_state(), cuda=[torch.cuda.get_rng_state(d) for d in place.devices] if place.cuda else [])
+    everyone = [mine] * place.world
+    if place.world > 1:
+        dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def set_rng_state(place, everyone):
+    if len(everyone) == place.world and len(everyone[place.rank]['cuda']) == (len(place.devices) if place.cuda else 0):
+        torch.set_rng_state(everyone[place.rank]['cpu'])
+        for device, state in zip(place.devices, everyone[place.rank]['cuda']):
+            torch.cuda.set_rng_state(state, device)
+
+
+def wrap(net, place):
+    """The network for training: compiled, and in the engine of this place."""
+    if settings.COMPILE:
+        net.compile()
+    if place.world > 1:
+        return nn.parallel.DistributedDataParallel(net, [place.device] if place.cuda else None, broadcast_buffers=False,
+                                                   gradient_as_bucket_view=True)
+    return nn.DataParallel(net, place.devices) if len(place.devices) > 1 else net
+
+
+def check(place, data, per_device):
+    """Stops with a sentence where settings, data and devices do not go together."""
+    parts = settings.ACCUMULATE * place.world
+    if settings.BATCH_SIZE % parts or per_device < 1:
+        raise UsageError(f'BATCH_SIZE = {settings.BATCH_SIZE} cannot be dealt out to {place.world} processes x {len(place.devices)} devices '
+                         f'x {settings.ACCUMULATE} parts; take a multiple of {parts * len(place.devices)}')
+    if len(data) < settings.BATCH_SIZE:
+        raise UsageError(f'the split {data.split} of {settings.DATASET} has {len(data)} images, fewer than BATCH_SIZE = {settings.BATCH_SIZE}; lower it')
+    if settings.COMPILE and place.engine == 'DataParallel':
+        raise UsageError('COMPILE does not go with several GPUs in one process; start with torchrun, one process per GPU')
+    if settings.AMP == 'fp16' and not place.cuda:
+        raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
+
+
+def resume(place, net, optimizer, scaler):
+    """The state of the run's latest checkpoint, put in force, or None. UserError if it was made with other settings."""
+    path = os.path.join(checkpoint.folder(), 'latest.pth')
+    if not os.path.isfile(path):
+        return None
+    state = checkpoint.read(path)
+    differ = checkpoint.differences(state.get('settings', {}), [n for n in settings.in_force() if n not in settings.FREE])
+    if differ:
+        raise UserError(f'{path} is of a run with other settings ({"; ".join(differ)}); take another NAME, the old settings, or clean.sh')
+    net.load_state_dict(state['net'])
+    optimizer.load_state_dict(state['opt'])
+    scaler.load_state_dict(state['scaler'])
+    place.say(f'resuming {settings.NAME} at step {state["step"]} from {path}')
+    return state
+
+
+class Log:
+    """tensorboard events and log.jsonl of the run; nothing in processes but the first."""
+
+    def __init__(self, place, step):
+        self.writer = None
+        if place.rank == 0:
+            folder = os.path.join(settings.LOG_DIR, settings.NAME)
+            os.makedirs(folder, exist_ok=True)
+            text = settings.as_text(settings.in_force())
+            print(text)
+            with open(os.path.join(folder, 'settings.py'), 'w', encoding='utf-8') as f:
+                f.write(text)
+            with zipfile.ZipFile(os.path.join(folder, 'source.zip'), 'w', zipfile.ZIP_DEFLATED) as z:
+                for path in sorted(os.path.join(d, f) for d in ('', 'baselines', 'sync_bn') for f in os.listdir(os.path.join(HERE, d))):
+                    if path.endswith('.py'):
+                        z.write(os.path.join(HERE, path), path)
+            self.writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1 if step else None)
+            self.file = open(os.path.join(folder, 'log.jsonl'), 'a')
+
+    def scalars(self, step, values):
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+            self.file.write(json.dumps(dict(step=step, **values)) + '\n')
+            self.file.flush()
+
+    def picture(self, step, data):
+        """on_image for evaluate(): the first images of the split beside truth and prediction."""
+        def add(index, image, label, pred):
+            if self.writer and index < 4:
+                ids = [colour(x, data.classes.colours).transpose(2, 0, 1) for x in (label, pred)]
+                self.writer.add_image(f'val/{index}_input_truth_prediction', torch.cat([image, *map(torch.from_numpy, ids)], 2).numpy(), step)
+        return add
+
+
+def main():
+    place = launch.start()
+    s = settings
+    per_device = s.BATCH_SIZE // (place.world * len(place.devices) * s.ACCUMULATE)
+    data, val = dataset.Dataset(s.TRAIN_SPLIT, train=True), dataset.Dataset(s.VAL_SPLIT, train=False)
+    check(place, data, per_device)
+    data.check()
+    if s.ITER_VAL:
+        val.check(4)
+
+    net = network.build()
+    optimizer = torch.optim.SGD(param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=True)
+    scaler = torch.amp.GradScaler(place.device.type, enabled=s.AMP == 'fp16')
+    net.to(place.device, memory_format=torch.channels_last)
+    state = resume(place, net, optimizer, scaler)
+    start = state['step'] if state else 0
+    if start >= s.ITER_MAX:
+        place.say(f'{s.NAME} is finished: {start} of {s.ITER_MAX} steps; raise ITER_MAX to go on, or take another NAME')
+        return
+    if not state:
+        trunk = checkpoint.load_trunk(net)
+        place.say('trunk weights:', trunk or 'none (PRETRAINED is empty): training from scratch')
+        if s.INIT:
+            place.say('INIT:', checkpoint.load_weights(net, s.INIT, 'any'))
+    if place.world > 1 and place.cuda:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    model = wrap(net, place)
+    best = state['best'] if state else {'mIoU': -1.0, 'step': 0}
+
+    batches = dataset.Batches(len(data), s.SEED, s.BATCH_SIZE, s.ACCUMULATE, place.rank, place.world, start)
+    stream = iter(dataset.train_loader(data, batches, place.cuda))
+    log = Log(place, start)
+    half = place.amp()
+    place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val)} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}\n'
+              f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters\n'
+              f'batch {s.BATCH_SIZE} = {per_device} per device x {place.world * len(place.devices)} devices ({place.device.type}, {place.engine}) '
+              f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs')
+
+    stops = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, frame: stops.append(n))
+    set_rng_state(place, state['rng'] if state else [])
+    model.train()
+    losses, began, bar = [], time.time(), tqdm(total=s.ITER_MAX, initial=start, disable=place.rank > 0, mininterval=1, dynamic_ncols=True)
+    for step in range(start + 1, s.ITER_MAX + 1):
+        # set the rate of this step
+        rate = learning_rate(step)
+        for group in optimizer.param_groups:
+            group['lr'] = rate * group['lr_mult']
+
+        # gradient of the loss: sum / count over the global batch, whatever it is spread over
+        summed, count, mu_sum = 0, 0, None
+        for part in range(1, s.ACCUMULATE + 1):
+            image, label = (t.to(place.device, non_blocking=True) for t in next(stream))
+            last = part == s.ACCUMULATE
+            with contextlib.nullcontext() if last or place.world == 1 else model.no_sync():
+                with place.autocast():
+                    loss_sum, valid, mu = model(image, label)
+                total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum()]))
+                if part > 1:
+                    shrink = count.clamp(min=1) / (count + total[1]).clamp(min=1)
+                    for p in net.parameters():
+                        if p.grad is not None:
+                            p.grad.mul_(shrink)
+                summed, count = summed + total[0], count + total[1]
+                scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=1))).backward()
+            if mu is not None:
+                mu_sum = mu.detach().sum(0) + (0 if mu_sum is None else mu_sum)  # c k
+
+        # move the parameters and the bases
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if mu_sum is not None:
+            net.update_bases(place.sum(mu_sum) / s.BATCH_SIZE)
+        losses.append(summed / count.clamp(min=1))
+        bar.update()
+
+        # read the interval's losses: the only wait for the device
+        validate = s.ITER_VAL and (step % s.ITER_VAL == 0 or step == s.ITER_MAX)
+        save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
+        if not (step % s.ITER_LOG == 0 or validate or save or stops and place.world == 1):
+            continue
+        stopping = place.sum(torch.tensor([float(len(stops))], device=place.device)).item() > 0
+        values = torch.stack(losses).tolist()
+        if not all(map(math.isfinite, values)):
+            bad = step - len(values) + 1 + next(i for i, v in enumerate(values) if not math.isfinite(v))
+            files = [data.pairs[batches.index(p)][0] for p in range((bad - 1) * s.BATCH_SIZE, bad * s.BATCH_SIZE)]
+            raise UserError(f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
+                            'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
+        speed = len(values) * s.BATCH_SIZE / (time.time() - began)
+        if step - start <= len(values):
+            place.say(f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go')
+        bar.set_postfix(loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False)
+        log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)
+                    | ({'memory_GB': place.memory()} if place.cuda else {}))
+        losses = []
+
+        # score, and keep the best
+        if validate:
+            found = evaluate(net, val, place, log.picture(step, val))
+            log.scalars(step, {f'val/{k}': found[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')})
+            place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
+            if found['mIoU'] > best['mIoU']:
+                best = {'mIoU': found['mIoU'], 'step': step}
+                weights_only(place, net, step, 'best', found)
+
+        # save
+        if save or stopping:
+            rng = rng_state(place)
+            if place.rank == 0:
+                checkpoint.save(os.path.join(checkpoint.folder(), 'latest.pth'), dict(
+                    net=net.state_dict(), opt=optimizer.state_dict(), scaler=scaler.state_dict(), step=step, best=best, rng=rng,
+                    settings=s.in_force()))
+        if save:
+            weights_only(place, net, step, 'final' if step == s.ITER_MAX else f'step_{step}')
+        if stopping:
+            bar.close()
+            place.say(f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there')
+            return 128 + (stops or [signal.SIGTERM])[0]
+        began = time.time()
+    bar.close()
+    place.say(f'finished: {s.ITER_MAX} steps, best mIoU {100 * best["mIoU"]:.2f} at step {best["step"]}; checkpoints in {checkpoint.folder()}')
+
+
+def weights_only(place, net, step, name, scores=None):
+    """A checkpoint to evaluate or to publish: NAME.pth of the run."""
+    if place.rank == 0:
+        checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'),
+                        dict(net=net.state_dict(), step=step, settings=settings.in_force(), scores=scores or {}))
+
+
+if __name__ == '__main__':
+    launch.run(main)
