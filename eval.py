@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tqdm import tqdm
 
 import checkpoint
 import dataset
@@ -46,7 +45,7 @@ def evaluate(net, data, place, on_image=None):
     net = network.fold(net)
     matrix = torch.zeros(net.n_classes, net.n_classes, dtype=torch.int64, device=place.device)
     mine = range(place.rank, len(data), place.world)
-    bar = tqdm(total=len(mine), desc='evaluating', unit='image', leave=False, mininterval=1, disable=place.rank > 0 or None)
+    bar = place.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
     with place.autocast(), bar:
         for image, label, indices in dataset.eval_batches(data, mine, settings.TEST_BATCH, place.cuda):
             pred = predict(net, image.to(place.device, non_blocking=True))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 import settings
 from settings import UsageError, UserError
@@ -31,8 +32,14 @@ class Place(NamedTuple):
         return self.device.type == 'cuda'
 
     def say(self, *words):
+        """Prints, once for all processes and without tearing a progress bar."""
         if self.rank == 0:
-            print(*words, flush=True)
+            tqdm.write(' '.join(map(str, words)))
+            sys.stdout.flush()
+
+    def bar(self, **facts):
+        """A progress bar; a line now and then where output is not a terminal."""
+        return tqdm(disable=self.rank > 0, mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True, **facts)
 
     def sum(self, tensor):
         """Sum over the processes, in place."""
@@ -101,8 +108,10 @@ def sentence(error):
     if type(error).__name__ == 'OutOfMemoryError' or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return ('out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or TEST_BATCH, or use AMP=bf16. '
                 'Checkpoints written so far are whole')
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return f'{error.filename}: a file stands where a folder is due; move it away, or choose another folder'
     if isinstance(error, OSError) and error.strerror:
-        return f'{error.filename or "a file"}: {error.strerror}'
+        return f'{error.filename or "writing a file"}: {error.strerror}'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 

@@ -300,7 +300,7 @@ def fold(net):
     for parent in list(net.modules()):
         before = None
         for name, child in list(parent.named_children()):
-            if before and isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
+            if before and isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)) and isinstance(before[1], nn.Conv2d):
                 setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
                 setattr(parent, name, nn.Identity())
             before = name, child

@@ -17,7 +17,6 @@ import tensorboardX
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
 
 import checkpoint
 import dataset
@@ -192,9 +191,10 @@ def main():
     stops = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, frame: stops.append(n))
+    torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
-    losses, began, bar = [], time.time(), tqdm(total=s.ITER_MAX, initial=start, disable=place.rank > 0, mininterval=1, dynamic_ncols=True)
+    losses, began, bar, told = [], time.time(), place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME), False
     for step in range(start + 1, s.ITER_MAX + 1):
         # set the rate of this step
         rate = learning_rate(step)
@@ -234,15 +234,16 @@ def main():
         save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
         if not (step % s.ITER_LOG == 0 or validate or save or stops and place.world == 1):
             continue
-        stopping = place.sum(torch.tensor([float(len(stops))], device=place.device)).item() > 0
-        values = torch.stack(losses).tolist()
+        asked = place.sum(torch.tensor(float(len(stops)), device=place.device))  # all processes must leave together
+        *values, stopping = torch.stack([*losses, asked]).tolist()
         if not all(map(math.isfinite, values)):
             bad = step - len(values) + 1 + next(i for i, v in enumerate(values) if not math.isfinite(v))
             files = [data.pairs[batches.index(p)][0] for p in range((bad - 1) * s.BATCH_SIZE, bad * s.BATCH_SIZE)]
             raise UserError(f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
                             'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
         speed = len(values) * s.BATCH_SIZE / (time.time() - began)
-        if step - start <= len(values):
+        if not told and step - start > len(values):  # the first interval has start-up in it
+            told = True
             place.say(f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go')
         bar.set_postfix(loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False)
         log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)

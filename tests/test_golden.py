@@ -1,0 +1,278 @@
+"""Numbers of the original implementations (tests/golden, made from recipe.py): trunk, unit, network, training, rates, scores, batch norm."""
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+import dataset
+import eval as evaluation
+import helpers
+import metric
+import network
+import train
+from golden import recipe
+from helpers import assert_close, gold, put
+from sync_bn import BatchNorm2d
+
+SYNC = ['syncbn_m0.1', 'syncbn_m3e-4']
+UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
+
+
+# ------------------------------------------------------------------------------------------------------------ network
+
+
+@pytest.mark.parametrize('name', ['emanet_r50_s8_97x97', 'emanet_r50_s16_65x81', 'emanet_r101_s8_65x65'])
+@torch.no_grad()
+def test_network(name):
+    meta, want = gold(name)
+    args = meta['args']
+    put(STRIDE=args['stride'], STAGE_NUM=args['stage_num'])
+    net = network.build(n_layers=args['layers'], n_classes=args['classes']).eval()
+    net.load_state_dict(recipe.weights(meta['keys']))
+    image = recipe.image(args['input']['h'], args['input']['w'], args['input']['seed'])
+    rel = meta['tolerance']['rel_to_max']
+
+    found = net.decode(net.maps(image))
+    assert_close(found['out'], want['lowres'], rel, 'before upsampling')
+    if 'emau_mu' in want:
+        assert_close(found['mu'], want['emau_mu'], rel, 'mu')
+    logits = net(image)
+    assert_close(logits[:, :, ::3, ::3], want['logits'], rel, 'logits')
+    assert_close(logits.double().sum((2, 3)), want['channel_sum'], rel, 'channel sums')
+    assert_close(logits.double().square().sum((2, 3)), want['channel_sumsq'], rel, 'channel sums of squares')
+    assert (logits.argmax(1).numpy() == want['argmax']).mean() >= meta['tolerance']['argmax_agreement']
+
+
+def test_state_dict_has_the_official_keys():
+    meta, _ = gold('emanet_r50_s8_97x97')
+    net = network.build(n_layers=50, n_classes=21)
+    assert {k: list(v.shape) for k, v in net.state_dict().items()} == meta['keys']
+
+
+def golden_unit(name, rename=lambda key: key, **kwargs):
+    """The unit of a reference, its input and what (output * R).sum() is made with."""
+    meta, want = gold(name)
+    args = meta['args']
+    unit = network.EMAU(args['c'], args['k'], args['stage_num'], norm_layer=functools.partial(BatchNorm2d, momentum=3e-4), **kwargs)
+    unit.load_state_dict({rename(k.removeprefix('emau.')): v for k, v in recipe.weights(meta['keys']).items()})
+    unit.train(args['mode'] == 'train')
+    x = args['input']
+    x = recipe.noise(x['shape'], x['seed'], x['scale'], x['offset']).relu().requires_grad_()
+    y, mu = unit(x)
+    (y * recipe.noise(args['R']['shape'], args['R']['seed'])).sum().backward()
+    unit.update_bases(mu.detach().mean(0))
+    return meta, want, unit, x, y, mu
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_unit(name):
+    meta, want, unit, x, y, mu = golden_unit(name)
+    rel = meta['tolerance']['rel_to_max']
+    assert_close(y, want['output'], rel, 'output')
+    assert_close(mu, want['mu'], rel, 'mu')
+    assert_close(x.grad, want['grad_input'], rel, 'gradient of the input')
+    assert_close(unit.mu, want['mu_buffer_after'], rel, 'buffer')
+    for key, p in unit.named_parameters():
+        norm = meta['param_grad_norm'][key]
+        if norm is None:
+            assert p.grad is None, key
+        else:
+            assert p.grad.norm().item() == pytest.approx(norm, rel=rel), key
+    if 'running_mean' in want:
+        assert_close(unit.conv2[1].running_mean, want['running_mean'], rel, 'running mean')
+        assert_close(unit.conv2[1].running_var, want['running_var'], rel, 'running variance')
+
+
+def test_unit_with_gradient_through_z():
+    """The detectron2 form: EM_GRAD."""
+    keys = {'conv2.weight': 'conv2.0.weight'}
+    rename = lambda key: keys.get(key, key.replace('conv2.norm.', 'conv2.1.'))
+    meta, want, unit, x, y, _ = golden_unit('emau_d2_c32_k8_t3_train', rename, grad=True)
+    rel = meta['tolerance']['rel_to_max']
+    assert_close(y, want['output'], rel, 'output')
+    assert_close(x.grad, want['grad_input'], rel, 'gradient of the input')
+    assert_close(unit.mu, want['mu_buffer_after'], rel, 'buffer')
+    assert_close(unit.conv1.weight.grad[:16, :16, 0, 0], want['grad_conv1_weight'], rel, 'gradient of conv1.weight')
+    assert_close(unit.conv1.bias.grad, want['grad_conv1_bias'], rel, 'gradient of conv1.bias')
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope='module')
+def two_steps():
+    """Two optimisation steps in float64, as train.py makes them: everything that the reference kept of them."""
+    meta, want = gold('emanet_train_r50_s8_2x97x97')
+    steps, (n, h, w) = meta['args']['two_steps'], (2, 97, 97)
+    got = dict(step_loss=[], mu_buffer=[])
+    with helpers.settings_kept():
+        put(DROPOUT=0.0, LR=steps['lr'], WEIGHT_DECAY=steps['weight_decay_conv_weight'], BN_MOM=steps['bn_mom'], EM_MOM=steps['em_mom'])
+        net = network.build(n_layers=50, n_classes=21)
+        weights = recipe.weights(meta['keys'])
+        net.load_state_dict(weights)
+        net.train()
+        label = recipe.labels(n, h, w, 21, steps['label_seeds'][0])
+        with torch.no_grad():
+            total, count, _ = net(recipe.batch(n, h, w, steps['input_seeds'][0]), label)
+        got['loss_float32'] = total / count
+        net.load_state_dict(weights)
+        net.double()
+        optimizer = torch.optim.SGD(train.param_groups(net), lr=steps['lr'], momentum=steps['momentum'])
+        for step, (image_seed, label_seed) in enumerate(zip(steps['input_seeds'], steps['label_seeds']), 1):
+            for group in optimizer.param_groups:
+                group['lr'] = train.learning_rate(step) * group['lr_mult']
+            total, count, mu = net(recipe.batch(n, h, w, image_seed).double(), recipe.labels(n, h, w, 21, label_seed))
+            loss = total / count
+            optimizer.zero_grad()
+            loss.mean().backward()
+            if step == 1:
+                modules = dict(net.named_modules())
+                got |= dict(loss=loss.detach(), mu=mu[:, ::4],
+                            grad_norm={k: None if p.grad is None else p.grad.norm().item() for k, p in net.named_parameters()},
+                            bn_running=torch.stack([torch.stack([modules[k].running_mean[:16], modules[k].running_var[:16]])
+                                                    for k in meta['bn_names']]))
+            optimizer.step()
+            net.update_bases(mu.detach().mean(0))
+            got['step_loss'].append(loss.mean().item())
+            got['mu_buffer'].append(net.emau.mu[0, ::4].numpy().copy())
+    params = dict(net.named_parameters())
+    got['param_head'] = torch.stack([params[k].detach().flatten()[:8] for k in meta['param_names']])
+    got['param_delta_norm'] = [(params[k].detach() - weights[k]).norm().item() for k in meta['param_names']]
+    return meta, want, got
+
+
+@pytest.mark.parametrize('key', ['loss', 'mu', 'bn_running', 'step_loss', 'mu_buffer', 'param_head', 'param_delta_norm'])
+def test_training(two_steps, key):
+    meta, want, got = two_steps
+    assert_close(got[key], want[key], meta['tolerance']['rel_to_max'], key)
+
+
+def test_training_gradients(two_steps):
+    meta, want, got = two_steps
+    assert list(got['grad_norm']) == meta['grad_names']
+    for (key, norm), wanted in zip(got['grad_norm'].items(), want['grad_norm']):
+        assert (norm is None) == np.isnan(wanted), key
+        assert norm is None or norm == pytest.approx(wanted, rel=meta['tolerance']['grad_norm_each_rel']), key
+    assert got['grad_norm']['emau.conv1.weight'] is None
+
+
+def test_training_loss_in_float32(two_steps):
+    meta, want, got = two_steps
+    np.testing.assert_allclose(got['loss_float32'], want['loss_float32'], rtol=meta['tolerance']['loss_float32_rel'])
+
+
+def test_param_groups():
+    meta, want = gold('param_groups_r50')
+    groups = train.param_groups(network.build(n_layers=50, n_classes=21))
+    assert [g['names'] for g in groups] == [meta['members'][k] for k in ('1x', '1y', '2x')]
+    assert [len(g['params']) for g in groups] == want['count'].tolist()
+    lr = train.learning_rate(1)
+    assert [(lr * g['lr_mult'], g['weight_decay']) for g in groups] == [(v['lr'], v['weight_decay']) for v in meta['args']['groups'].values()]
+
+
+@pytest.mark.parametrize('name, first, values', [
+    ('lr_official', 1, dict(LR_DECAY=10)),
+    ('lr_semseg', 0, dict(LR_DECAY=0)),
+    ('lr_emanet_d2', 0, dict(LR_POLICY='cosine', WARMUP=1000))])
+def test_learning_rate(name, first, values):
+    meta, want = gold(name)
+    put(LR=meta['args']['base_lr'], ITER_MAX=meta['args']['max_iter'], **values)
+    found = [train.learning_rate(step + 1 - first) for step in want['step'].tolist()]
+    np.testing.assert_allclose(found, want['lr'][:, 0], rtol=meta['tolerance']['rel'], atol=0)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_scores():
+    meta, want = gold('metric_official')
+    for hist, wanted, class_iou in zip(want['hist'], want['scores'], want['class_iou']):
+        found = metric.scores(torch.from_numpy(hist))
+        np.testing.assert_allclose([found[k] for k in ('pAcc', 'mAcc', 'fIoU', 'mIoU')], wanted, rtol=0, atol=meta['tolerance']['abs'])
+        np.testing.assert_allclose([np.nan if v is None else v for v in found['class_iou']], class_iou, rtol=0, atol=meta['tolerance']['abs'])
+
+
+def test_confusion():
+    _, want = gold('metric_official')
+    found = metric.confusion(torch.from_numpy(want['pred']), torch.from_numpy(want['label']), 21)
+    assert (found.numpy() == want['hist_of_maps']).all()
+
+
+# --------------------------------------------------------------------------------------------------------- batch norm
+
+
+@pytest.mark.parametrize('name', SYNC)
+def test_batch_norm_of_replicas(name):
+    meta, want = gold(name)
+    rel = meta['tolerance']['rel_to_max']
+    bn, shards = helpers.golden_bn(meta)
+    shards = [x.requires_grad_() for x in shards]
+    out = torch.cat(helpers.in_threads(helpers.replicate(bn, len(shards)), shards))
+    (out * recipe.noise(meta['args']['G']['shape'], meta['args']['G']['seed'])).sum().backward()
+    found = dict(output=out, grad_input=torch.cat([x.grad for x in shards]), grad_weight=bn.weight.grad, grad_bias=bn.bias.grad,
+                 running_mean=bn.running_mean, running_var=bn.running_var)
+    for key, value in found.items():
+        assert_close(value, want[key], rel, key)
+
+
+@pytest.mark.parametrize('name', SYNC[:1])
+def test_batch_norm_of_processes(name, tmp_path):
+    """Two processes over gloo, with three and five images."""
+    meta, want = gold(name)
+    rel = meta['tolerance']['rel_to_max']
+    torch.multiprocessing.spawn(helpers.bn_process, (2, name, [3, 5], str(tmp_path)), nprocs=2)
+    a, b = (torch.load(tmp_path / f'{i}.pt') for i in range(2))
+    for key in ('output', 'grad_input'):
+        assert_close(torch.cat([a[key], b[key]]), want[key], rel, key)
+    for key in ('grad_weight', 'grad_bias'):
+        assert_close(a[key] + b[key], want[key], rel, key)
+    for key in ('running_mean', 'running_var'):
+        assert_close(a[key], want[key], rel, key)
+        assert (a[key] == b[key]).all(), f'{key} differs between the processes'
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+@pytest.fixture
+def fetched():
+    """The reference's picture, normalised by the network as it normalises all uint8 images, (1, 3, 59, 83); its label; the reference."""
+    meta, want = gold('dataset_official')
+    helpers.small_net()
+    image = recipe.image_u8(59, 83, meta['args']['image']['seed'])
+    image = network.build().normalise(dataset.as_tensor(np.ascontiguousarray(image[..., ::-1]))[None])
+    return image, recipe.labels(1, 59, 83, 21, meta['args']['label']['seed'])[0].numpy().astype(np.uint8), meta, want
+
+
+def test_fetch(fetched):
+    image, _, meta, want = fetched
+    np.testing.assert_allclose(image[0, :, ::4, ::4], want['fetch'], rtol=0, atol=meta['tolerance']['abs'])
+    np.testing.assert_allclose(image[0].double().sum((1, 2)), want['fetch_sum'], rtol=1e-6, atol=1e-2)
+
+
+@pytest.mark.parametrize('stride', [8, 16])
+def test_padding_of_the_evaluation(fetched, stride):
+    image, _, meta, want = fetched
+    padded = evaluation.pad(image, stride)
+    assert padded.shape[2:] == want[f'pad_inf_{stride}_label'].shape
+    np.testing.assert_allclose(padded[0, :, -12:, -12:], want[f'pad_inf_{stride}_image'], rtol=0, atol=meta['tolerance']['abs'])
+    assert (padded[..., :59, :83] == image).all()
+
+
+@pytest.mark.parametrize('item', [0, 1, 2])
+def test_crop_padding_and_flip(item, tmp_path):
+    """Pad, crop, flip of the reference's training items, from its scaled labels on (ours are scaled by another map on purpose)."""
+    meta, want = gold('dataset_official')
+    crop, drawn = meta['args']['crop_size'], meta['args']['train_items'][item]
+    helpers.make_camvid(tmp_path, CROP_SIZE=crop, SCALES=(1.0,), FLIP=0.5)
+    label = want[f'scale_{drawn["ratio"]}_label']
+    starts = [(drawn[k] + 0.5) / max(n - crop + 1, 1) for k, n in zip(('top', 'left'), label.shape)]
+
+    class Drawn:  # a generator that draws what the reference drew
+        def random(self, n=None):
+            return np.array([0, *starts, 0.5, 0.5, 0.5, 0.5, 0.5]) if n else 0.0 if drawn['flip'] else 0.99
+
+    image, found = dataset.Dataset('train', train=True).augment(np.dstack([label] * 3), label, Drawn())
+    assert (found == want[f'train_{item}_label']).all()
+    assert (image[found != 255] == found[found != 255][:, None]).all()
