@@ -48,7 +48,7 @@ def read(path):
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # torch raises many kinds
-        if 'weights_only' in str(e).lower() or 'unsupported' in str(e).lower():
+        if 'unsupported global' in str(e).lower():
             raise UserError(f'{path}: this file holds more than tensors and plain values, and loading it could run code; '
                             'save its state dict alone: torch.save(net.state_dict(), FILE)') from None
         raise UserError(f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); fetch or save it again') from None
@@ -83,7 +83,7 @@ def state_dict(file, path):
             break
     if not isinstance(file, dict) or not any(torch.is_tensor(v) for v in file.values()):
         raise UserError(f'{path}: this file holds no state dict')
-    return {k.removeprefix('module.'): v for k, v in file.items() if torch.is_tensor(v)}
+    return {k.removeprefix('module.'): v for k, v in file.items() if isinstance(k, str) and torch.is_tensor(v)}
 
 
 def rename(state, path):
@@ -133,11 +133,14 @@ def implied(state):
     found['AUX_WEIGHT'] = 0.4 if 'aux.2.weight' in state else 0.0
     if 'emau.mu' in state:
         found |= {'HEAD': 'ema', 'EM_CHANNELS': state['emau.mu'].shape[1], 'EM_BASES': state['emau.mu'].shape[2],
-                  'SECOND_CONV': 'fc1.0.conv.weight' in state, 'N_CLASSES': state['fc2.weight'].shape[0]}
-        if found['SECOND_CONV']:
-            found['HEAD_CHANNELS'] = state['fc2.weight'].shape[1]
+                  'SECOND_CONV': 'fc1.0.conv.weight' in state}
     elif 'head.out.2.weight' in state:
-        found |= {'HEAD': 'fcn', 'HEAD_CHANNELS': state['head.out.2.weight'].shape[1], 'N_CLASSES': state['head.out.2.weight'].shape[0]}
+        found['HEAD'] = 'fcn'
+    for classifier in ('fc2.weight', 'head.out.2.weight'):
+        if classifier in state:
+            found['N_CLASSES'], width = state[classifier].shape[:2]
+            if found.get('SECOND_CONV', True):
+                found['HEAD_CHANNELS'] = width
     return found
 
 

@@ -1,25 +1,22 @@
-"""Data sets: the table of them, reading, label mapping, augmentation and loaders.
+"""Data sets: the table of them, reading, label mapping and loaders.
 
-A training sample is uint8 from the file to the device: image (3, h, w) and label (h, w) in train ids. Scale and crop window are drawn
-first, and only the source pixels that the crop needs are resized. What is drawn follows from (SEED, position of the sample in the
-run) alone, whatever the number of workers and processes.
+A training sample is uint8 from the file to the device: image (3, h, w) and label (h, w) in train ids. Its augmentation (augment.py)
+follows from (SEED, position of the sample in the run) alone, whatever the number of workers and processes.
 To add a data set: a function of (root, split) that gives the files, an entry in DATASETS, and classes/NAME.txt.
 """
 import functools
-import math
 import os
 import signal
-from fractions import Fraction
 from typing import Callable, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tv
 from PIL import Image
 
 import settings
 import shapes
+from augment import Augment
 from settings import UsageError, UserError
 
 UNKNOWN = 254  # train id of raw values that the table does not know
@@ -41,8 +38,9 @@ def listing(folder, endings):
 def read_list(path):
     """Names in a list file: one name or path a line (what follows it is left out), any line ends, blank lines left out."""
     try:
-        with open(path, encoding='utf-8') as f:
-            return [os.path.splitext(os.path.basename(line.split()[0]))[0] for line in f if line.strip()]
+        with open(path, encoding='utf-8-sig') as f:
+            names = [os.path.basename(line.split()[0]) for line in f if line.strip()]
+        return [name[:-len(end)] if (end := os.path.splitext(name)[1]).lower() in IMAGES else name for name in names]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f'{path}: this list of pictures cannot be read ({getattr(e, "strerror", None) or e})') from None
 
@@ -145,6 +143,8 @@ def read_image(path):
     whole = b'\xff\xd9' in tail or b'IEND' in tail  # OpenCV fills up what a cut file lacks; Pillow refuses it
     if not whole:
         open_with_pillow(path)
+        if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
+            raise UserError(f'{path}: this picture is cut off; fetch it again')
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
         open_with_pillow(path)
@@ -164,8 +164,9 @@ def open_with_pillow(path):
         raise UserError(f'{path}: this picture cannot be read ({e}); fetch or convert it again') from None
 
 
-def read_label(path, table):
-    """(h, w) uint8 train ids of a label file of class indices, through `table` (256,) uint8; UserError for other files and values."""
+def read_label(path, table, source):
+    """(h, w) uint8 train ids of a label file of class indices, through `table` (256,) uint8, made from the file `source`;
+    UserError for other files and values."""
     picture = open_with_pillow(path)
     if picture.mode not in ('P', 'L', '1'):
         kind = 'colours' if picture.mode.startswith(('RGB', 'CMYK', 'YCb')) else '16-bit values' if 'I' in picture.mode else f'{picture.mode} pixels'
@@ -174,48 +175,18 @@ def read_label(path, table):
     label = cv2.LUT(raw, table)
     if (label == UNKNOWN).any():
         values = sorted(set(raw[label == UNKNOWN].tolist()))
-        raise UserError(f'{path}: label value {", ".join(map(str, values[:5]))} is not in classes/{settings.DATASET}.txt; '
+        raise UserError(f'{path}: label value {", ".join(map(str, values[:5]))} is not in {source}; '
                         'is DATASET right, and are these the labels that come with it?')
     return label
 
 
-# ----------------------------------------------------------------------------------------------------- augmentation
-
-
-def span(scale, start, length, size):
-    """Where the resized pixels start..start+length of an axis of `size` source pixels come from.
-
-    Output pixel i lies at source (i + 0.5) / scale - 0.5. With scale = p / q, p output pixels cover q source pixels exactly, so a source
-    window that starts at a multiple of q is resized just as the whole axis would be.
-    Returns source start and stop, and how many output pixels the source start lies before `start`.
-    """
-    p, q = scale.numerator, scale.denominator
-    blocks = max(start // p - 1, 0)  # one block more: the first pixel interpolates with what lies before it
-    return blocks * q, min(size, math.ceil((start + length) / scale) + 1), start - blocks * p
-
-
-def resize_crop(image, scale, top, left, height, width):
-    """Rows top..top+height, columns left..left+width of the image resized by a Fraction, bilinear, reading only what they need."""
-    y0, y1, dy = span(scale, top, height, image.shape[0])
-    x0, x1, dx = span(scale, left, width, image.shape[1])
-    window = image[y0:y1, x0:x1]
-    if scale != 1:
-        window = cv2.resize(window, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_LINEAR)
-    return window[dy:dy + height, dx:dx + width]
-
-
-def nearest_crop(label, scale, top, left, height, width):
-    """The same of a label, by the same map: output pixel i takes source pixel floor((i + 0.5) / scale)."""
-    p, q = scale.numerator, scale.denominator
-    rows = (2 * np.arange(top, top + height) + 1) * q // (2 * p)
-    columns = (2 * np.arange(left, left + width) + 1) * q // (2 * p)
-    return label[rows].take(columns, axis=1)
+# ------------------------------------------------------------------------------------------------------- the data set
 
 
 class Dataset(torch.utils.data.Dataset):
     """A split of the data set that settings name. It copies what it needs from them, so that loader processes started afresh agree.
 
-    Training: self[position, index] -> uint8 image (3, h, w), label (h, w), cropped and augmented.
+    Training: self[position, index] -> uint8 image (3, h, w), label (h, w), augmented.
     Evaluation: self[index] -> uint8 image (3, h, w), label (h, w) or None, index, whole.
     """
 
@@ -236,13 +207,11 @@ class Dataset(torch.utils.data.Dataset):
             raise UsageError(f'N_CLASSES = {s.N_CLASSES} is less than the {len(self.classes.names)} classes of {s.DATASET}; None takes them all')
         if s.IGNORE_LABEL < n_classes() or s.IGNORE_LABEL == UNKNOWN:
             raise UsageError(f'IGNORE_LABEL = {s.IGNORE_LABEL} is taken; 255 is free')
+        self.source = f'classes/{s.DATASET}.txt'
         self.table = np.full(256, UNKNOWN, np.uint8)
         self.table[[255, *found.void]] = s.IGNORE_LABEL
         self.table[self.classes.raw] = np.arange(len(self.classes.raw))
-        self.seed, self.ignore, self.flip, self.rotate, self.blur, self.jitter = s.SEED, s.IGNORE_LABEL, s.FLIP, s.ROTATE, s.BLUR, s.JITTER
-        self.crop = s.CROP_SIZE if isinstance(s.CROP_SIZE, tuple) else (s.CROP_SIZE, s.CROP_SIZE)
-        self.scales, self.scale_mode = s.SCALES, s.SCALE_MODE
-        self.fill = [round(255 * v) for v in reversed(s.MEAN)]  # BGR
+        self.seed, self.augment = s.SEED, Augment()
 
     def __len__(self):
         return len(self.pairs)
@@ -253,7 +222,7 @@ class Dataset(torch.utils.data.Dataset):
         image = read_image(image_path)
         if label_path is None:
             return image, None
-        label = read_label(label_path, self.table)
+        label = read_label(label_path, self.table, self.source)
         if label.shape != image.shape[:2]:
             raise UserError(f'{label_path}: this label is {label.shape[1]}x{label.shape[0]}, its image {image_path} {image.shape[1]}x{image.shape[0]}')
         return image, label
@@ -270,46 +239,6 @@ class Dataset(torch.utils.data.Dataset):
         position, index = key
         image, label = self.augment(*self.read(index), np.random.default_rng((self.seed, position, 1)))
         return as_tensor(image), torch.from_numpy(label)
-
-    def augment(self, image, label, rng):
-        """Scale, rotation, crop (padded with the mean colour and void on the right and at the bottom), blur, jitter, mirror."""
-        draw = rng.random(8)
-        if self.scale_mode == 'choice':
-            scale = self.scales[int(draw[0] * len(self.scales))]
-        else:
-            scale = self.scales[0] + draw[0] * (self.scales[-1] - self.scales[0])
-        scale = Fraction(scale).limit_denominator(32)  # see span()
-        size = [max(1, int(n * scale)) for n in label.shape]
-        top, left = (int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draw[1:], size, self.crop))
-        if self.rotate:
-            image, label = self.turn(image, label, scale, size, top, left, self.rotate * (2 * draw[3] - 1))
-        else:
-            window = scale, top, left, min(size[0], self.crop[0]), min(size[1], self.crop[1])
-            image, label = resize_crop(image, *window), nearest_crop(label, *window)
-            below, right = self.crop[0] - label.shape[0], self.crop[1] - label.shape[1]
-            if below or right:
-                image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=self.fill)
-                label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=self.ignore)
-        if draw[4] < self.blur:
-            image = cv2.GaussianBlur(image, (5, 5), 0)
-        if self.jitter:
-            image = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-            for change, d in zip((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), draw[5:8]):
-                image = change(image, 1 + self.jitter * (2 * d - 1))
-            image = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])
-        if rng.random() < self.flip:
-            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
-        return image, label
-
-    def turn(self, image, label, scale, size, top, left, degrees):
-        """The crop of the scaled image turned about its centre: one affine map for image and label, void outside."""
-        zoom = np.diag([float(scale), float(scale), 1.0])
-        zoom[:2, 2] = (float(scale) - 1) / 2  # pixel centres: (i + 0.5) * scale - 0.5
-        spin = np.vstack([cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1), [0, 0, 1]])
-        spin[:2, 2] -= left, top
-        to = (spin @ zoom)[:2], (self.crop[1], self.crop[0])
-        image = cv2.warpAffine(image, *to, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill)
-        return image, cv2.warpAffine(label, *to, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=self.ignore)
 
 
 def as_tensor(image):
@@ -350,7 +279,12 @@ class Batches:
 def collate(samples):
     """[(image, label)] -> (b, 3, h, w), (b, h, w)."""
     images, labels = zip(*samples)
-    return torch.stack(images), torch.stack(labels)
+    return stack(images), torch.stack(labels)
+
+
+def stack(images):
+    """A batch (b, 3, h, w) whose memory stays (b, h, w, 3)."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def start_worker(_):
@@ -381,4 +315,4 @@ def eval_batches(data, indices, size, pin):
 
 def together(samples):
     images, labels, indices = zip(*samples)
-    return torch.stack(images), None if labels[0] is None else torch.stack(labels), indices
+    return stack(images), None if labels[0] is None else torch.stack(labels), indices

@@ -55,7 +55,12 @@ def evaluate(net, data, place, on_image=None):
                 for i, index in enumerate(indices):
                     on_image(index, image[i], None if label is None else label[i], pred[i].cpu())
             bar.update(len(indices))
-    return metric.scores(place.sum(matrix)) if data.labelled else None
+    if not data.labelled:
+        return None
+    try:
+        return metric.scores(place.sum(matrix))
+    except ValueError as e:
+        raise UserError(f'{data.root}, split {data.split}: {e}') from None
 
 
 def colour(ids, colours):

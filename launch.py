@@ -105,19 +105,23 @@ def sentence(error):
     text = str(error)
     if isinstance(error, UserError):
         return text.rsplit('UserError: ', 1)[-1].strip()  # loader processes send theirs inside a traceback
-    if type(error).__name__ == 'OutOfMemoryError' or isinstance(error, MemoryError) or "can't allocate memory" in text:
+    memory = "can't allocate memory", 'Insufficient memory', 'Unable to allocate', 'MemoryError'  # torch, OpenCV, numpy, a loader process
+    if type(error).__name__ == 'OutOfMemoryError' or isinstance(error, MemoryError) or any(words in text for words in memory):
         return ('out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or TEST_BATCH, or use AMP=bf16. '
                 'Checkpoints written so far are whole')
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return f'{error.filename}: a file stands where a folder is due; move it away, or choose another folder'
-    if isinstance(error, OSError) and error.strerror:
-        return f'{error.filename or "writing a file"}: {error.strerror}'
+    if isinstance(error, OSError):
+        return f'{error.filename or "writing a file"}: {error.strerror or text.strip().splitlines()[-1]}'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 
 
 def run(main):
     """Puts the command line in force, runs main() and ends the process; the status is 0, or 1 with a sentence, or 2 for wrong usage."""
+    if {'-h', '--help'} & set(sys.argv):
+        print(sys.modules['__main__'].__doc__ + '\nsettings.py lists the settings.')
+        sys.exit(0)
     try:
         settings.override(sys.argv[1:])
         status = main() or 0
@@ -129,7 +133,7 @@ def run(main):
         if words is None:
             raise
         print(f'{os.path.basename(sys.argv[0])}: {words}', file=sys.stderr)
-        status = getattr(error, 'code', 1)
+        status = error.code if isinstance(error, UserError) else 1  # OpenCV's errors have a `code` too
     if dist.is_initialized() and status == 0:
         dist.destroy_process_group()
     sys.exit(status)

@@ -7,13 +7,14 @@ import ast
 import difflib
 import math
 import os
+import sys
 from types import UnionType
-from typing import Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 # ---- run
 NAME = ''                         # name of the run: its folders in LOG_DIR and MODEL_DIR; '' = the recipe's name, else 'default'
 SEED = 0                          # initial weights, order of the images, augmentation, dropout
-DEVICES: Literal['auto', 'cpu'] | tuple = 'auto'  # 'auto' = every GPU there is, else the CPU; or GPU numbers: (0, 1)
+DEVICES: Literal['auto', 'cpu'] | tuple[int, ...] = 'auto'  # 'auto' = every GPU there is, else the CPU; or GPU numbers: (0, 1)
 LOG_DIR = './logdir'              # events, log.jsonl, scores and a copy of the settings
 MODEL_DIR = './models'            # checkpoints of the runs; trunk weights in MODEL_DIR/pretrained
 
@@ -24,15 +25,15 @@ TRAIN_SPLIT = 'trainaug'          # splits as dataset.DATASETS lists them
 VAL_SPLIT = 'val'
 N_CLASSES: int | None = None      # None = as many as the data set's table has
 IGNORE_LABEL = 255                # train id of void pixels: in no loss and no score
-MEAN = (0.485, 0.456, 0.406)      # of the RGB channels in 0..1
-STD = (0.229, 0.224, 0.225)
+MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
+STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 NUM_WORKERS = 4                   # loader processes per training process; 0 = load in the training process
 
 # ---- augmentation, in this order
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image; see SCALE_MODE
+SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image; see SCALE_MODE
 SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES, or anything between its first and last
 ROTATE = 0.0                      # degrees, at most, either way
-CROP_SIZE: int | tuple = 513      # pixels: the side, or (height, width)
+CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
 BLUR = 0.0                        # probability of a 5x5 Gaussian blur
 JITTER = 0.0                      # brightness, contrast and saturation change by at most this share
 FLIP = 0.5                        # probability of a mirror image
@@ -42,7 +43,7 @@ HEAD = 'ema'                      # a name in network.HEADS
 N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
 STEM: Literal['deep', 'plain'] = 'deep'  # three 3x3 convolutions, or one 7x7 (torchvision's)
 STRIDE: Literal[8, 16, 32] = 8    # input pixels per pixel of the trunk's output
-MULTI_GRID = (1, 2, 4)            # times the dilation of layer4's blocks; the first block's never takes effect
+MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; the first block's never takes effect
 PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # trunk weights: a file, 'torchvision' (fetched), '' = from scratch
 INIT = ''                         # another segmentation checkpoint to start from; what fits is loaded
 BN_MOM = 3e-4                     # weight of the new batch; short runs from scratch need 0.1
@@ -72,7 +73,7 @@ HEAD_LR_MULT = 1.0                # learning rate of all that is not trunk, time
 LR_POLICY: Literal['poly', 'cosine', 'step'] = 'poly'
 POLY_POWER = 0.9
 LR_DECAY = 10                     # poly is refreshed at steps this divides, as the official code does; 0 = before every step
-LR_STEPS = (20000, 26000)         # LR_POLICY 'step': where the rate falls to a tenth
+LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate falls to a tenth
 WARMUP = 0                        # steps of linear warm-up from a thousandth
 LOSS_AVG: Literal['all', 'valid'] = 'all'  # the sum of the loss is divided by all pixels (official), or by those not void
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
@@ -99,7 +100,6 @@ RANGES = dict(
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
     ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, None))
-LENGTHS = dict(MEAN=3, STD=3, MULTI_GRID=3, CROP_SIZE=2)  # of tuples that have one
 
 
 class UserError(Exception):
@@ -113,7 +113,7 @@ class UsageError(UserError):
 
 def in_force():
     """All settings as they stand: {name: plain value}."""
-    return {name: value for name, value in globals().items() if name.isupper() and name not in ('FREE', 'RANGES', 'LENGTHS')}
+    return {name: value for name, value in globals().items() if name.isupper() and name not in ('FREE', 'RANGES')}
 
 
 def as_text(values):
@@ -127,29 +127,50 @@ def nearest(word, words):
     return f'; did you mean {near[0]}?' if near else ''
 
 
+def fit(kind, value):
+    """`value` as a `kind`: a type, a Literal or a tuple of types, or a union of them; ValueError if it is none."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        for one in args:
+            try:
+                return fit(one, value)
+            except ValueError:
+                pass
+    elif origin is tuple and isinstance(value, (tuple, list)) and value:
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) == len(value):
+            return tuple(map(fit, kinds, value))
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind or any(type(value) is type(c) and value == c for c in args):
+        return value
+    raise ValueError
+
+
+def describe(kind):
+    """A kind in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return ' or '.join(map(describe, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return 'a tuple of ' + ', '.join(describe(k) if k is not Ellipsis else '...' for k in get_args(kind))
+    return ', '.join(map(repr, get_args(kind))) or kind.__name__.replace('NoneType', 'None')
+
+
 def convert(name, value, where):
     """`value` in the type of setting `name`. UsageError, beginning with `where`, if there is no such setting or it takes none such."""
     now = in_force()
     if name not in now:
         raise UsageError(f'{where}: there is no setting {name}' + (nearest(name.upper(), now) or '; settings.py lists them'))
-    hint = __annotations__.get(name, type(now[name]))
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for kind in kinds:
-        choices = get_args(kind)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind is tuple and isinstance(value, (tuple, list)) and all(type(v) in (int, float) for v in value):
-            value = tuple(value)
-        if type(value) is kind or any(type(value) is type(c) and value == c for c in choices):
-            low, high = RANGES.get(name, (None, None))
-            for v in value if isinstance(value, tuple) else () if value is None or isinstance(value, str) else (value,):
-                if not math.isfinite(v) or low is not None and v < low or high is not None and v > high:
-                    raise UsageError(f'{where}: {name} = {value!r} is out of range: ' + (f'at least {low}' if high is None else f'{low} to {high}'))
-            if isinstance(value, tuple) and len(value) != LENGTHS.get(name, len(value) or 1):
-                raise UsageError(f'{where}: {name} = {value!r} takes {LENGTHS.get(name, "at least 1")} numbers')
-            return value
-    allowed = ' or '.join(', '.join(map(repr, get_args(k))) or k.__name__.replace('NoneType', 'None') for k in kinds)
-    raise UsageError(f'{where}: {name} = {value!r} will not do; it takes {allowed}')
+    kind = get_type_hints(sys.modules[__name__]).get(name, type(now[name]))
+    try:
+        value = fit(kind, value)
+    except ValueError:
+        raise UsageError(f'{where}: {name} = {value!r} will not do; it takes {describe(kind)}') from None
+    low, high = RANGES.get(name, (None, None))
+    for v in value if isinstance(value, tuple) else (value,):
+        if type(v) in (int, float) and not (math.isfinite(v) and (low is None or v >= low) and (high is None or v <= high)):
+            raise UsageError(f'{where}: {name} = {value!r} is out of range: ' + (f'at least {low}' if high is None else f'{low} to {high}'))
+    return value
 
 
 def override(argv):
@@ -162,7 +183,7 @@ def override(argv):
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 value = text
-            is_text = name not in __annotations__ and type(globals().get(name)) is str
+            is_text = type(globals().get(name)) is str and name not in get_type_hints(sys.modules[__name__])
             new[name] = convert(name, text if is_text else value, arg)
         else:
             new['NAME'] = os.path.splitext(os.path.basename(arg))[0]
@@ -185,7 +206,7 @@ def read_recipe(path):
         raise UsageError(f'{path}: there is no such recipe file' + (nearest(path, there) or '; recipes/ holds those that come along'))
     new = {}
     try:
-        for line in ast.parse(open(path, encoding='utf-8').read()).body:
+        for line in ast.parse(open(path, encoding='utf-8-sig').read()).body:
             if isinstance(line, ast.Assign):
                 name, where = line.targets[0].id, f'{path}, line {line.lineno}'
                 new[name] = convert(name, ast.literal_eval(line.value), where)

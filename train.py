@@ -85,8 +85,8 @@ def wrap(net, place):
     return nn.DataParallel(net, place.devices) if len(place.devices) > 1 else net
 
 
-def check(place, data, per_device):
-    """Stops with a sentence where settings, data and devices do not go together."""
+def check(place, data, val, per_device):
+    """Stops with a sentence where settings, data and devices do not go together, or a sample of the files cannot be used."""
     parts = settings.ACCUMULATE * place.world
     if settings.BATCH_SIZE % parts or per_device < 1:
         raise UsageError(f'BATCH_SIZE = {settings.BATCH_SIZE} cannot be dealt out to {place.world} processes x {len(place.devices)} devices '
@@ -97,6 +97,20 @@ def check(place, data, per_device):
         raise UsageError('COMPILE does not go with several GPUs in one process; start with torchrun, one process per GPU')
     if settings.AMP == 'fp16' and not place.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
+    data.check()
+    if val:
+        if not val.labelled:
+            raise UsageError(f'the split VAL_SPLIT = {val.split!r} has no labels to score; take another, or ITER_VAL=0 for no validation')
+        val.check(4)
+
+
+def check_finite(losses, step, data, batches):
+    """UserError if one of the losses of the steps up to `step` is not finite."""
+    for bad, loss in enumerate(losses, step - len(losses) + 1):
+        if not math.isfinite(loss):
+            files = [data.pairs[batches.index(p)][0] for p in range((bad - 1) * batches.batch, bad * batches.batch)]
+            raise UserError(f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
+                            'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
 
 
 def resume(place, net, optimizer, scaler):
@@ -113,6 +127,13 @@ def resume(place, net, optimizer, scaler):
     scaler.load_state_dict(state['scaler'])
     place.say(f'resuming {settings.NAME} at step {state["step"]} from {path}')
     return state
+
+
+def keep(place, name, net, step, **more):
+    """Saves models/RUN/NAME.pth, once for all processes."""
+    if place.rank == 0:
+        checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'),
+                        dict(net=net.state_dict(), step=step, settings=settings.in_force(), **more))
 
 
 class Log:
@@ -154,11 +175,10 @@ def main():
     place = launch.start()
     s = settings
     per_device = s.BATCH_SIZE // (place.world * len(place.devices) * s.ACCUMULATE)
-    data, val = dataset.Dataset(s.TRAIN_SPLIT, train=True), dataset.Dataset(s.VAL_SPLIT, train=False)
-    check(place, data, per_device)
-    data.check()
-    if s.ITER_VAL:
-        val.check(4)
+    data = dataset.Dataset(s.TRAIN_SPLIT, train=True)
+    val = dataset.Dataset(s.VAL_SPLIT, train=False) if s.ITER_VAL else None
+    check(place, data, val, per_device)
+    os.makedirs(checkpoint.folder(), exist_ok=True)
 
     net = network.build()
     optimizer = torch.optim.SGD(param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=True)
@@ -183,7 +203,7 @@ def main():
     stream = iter(dataset.train_loader(data, batches, place.cuda))
     log = Log(place, start)
     half = place.amp()
-    place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val)} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}\n'
+    place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val) if val else 0} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}\n'
               f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters\n'
               f'batch {s.BATCH_SIZE} = {per_device} per device x {place.world * len(place.devices)} devices ({place.device.type}, {place.engine}) '
               f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs')
@@ -194,94 +214,78 @@ def main():
     torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
-    losses, began, bar, told = [], time.time(), place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME), False
-    for step in range(start + 1, s.ITER_MAX + 1):
-        # set the rate of this step
-        rate = learning_rate(step)
-        for group in optimizer.param_groups:
-            group['lr'] = rate * group['lr_mult']
+    losses, began, told = [], time.time(), False
+    with place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME) as bar:
+        for step in range(start + 1, s.ITER_MAX + 1):
+            # set the rate of this step
+            rate = learning_rate(step)
+            for group in optimizer.param_groups:
+                group['lr'] = rate * group['lr_mult']
 
-        # gradient of the loss: sum / count over the global batch, whatever it is spread over
-        summed, count, mu_sum = 0, 0, None
-        for part in range(1, s.ACCUMULATE + 1):
-            image, label = (t.to(place.device, non_blocking=True) for t in next(stream))
-            last = part == s.ACCUMULATE
-            with contextlib.nullcontext() if last or place.world == 1 else model.no_sync():
-                with place.autocast():
-                    loss_sum, valid, mu = model(image, label)
-                total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum()]))
-                if part > 1:
-                    shrink = count.clamp(min=1) / (count + total[1]).clamp(min=1)
-                    for p in net.parameters():
-                        if p.grad is not None:
-                            p.grad.mul_(shrink)
-                summed, count = summed + total[0], count + total[1]
-                scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=1))).backward()
-            if mu is not None:
-                mu_sum = mu.detach().sum(0) + (0 if mu_sum is None else mu_sum)  # c k
+            # gradient of the loss: sum / count over the global batch, whatever it is spread over
+            summed, count, mu_sum = 0, 0, None
+            for part in range(1, s.ACCUMULATE + 1):
+                image, label = (t.to(place.device, non_blocking=True) for t in next(stream))
+                last = part == s.ACCUMULATE
+                with contextlib.nullcontext() if last or place.world == 1 else model.no_sync():
+                    with place.autocast():
+                        loss_sum, valid, mu = model(image, label)
+                    total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum()]))
+                    if part > 1:
+                        shrink = count.clamp(min=1) / (count + total[1]).clamp(min=1)
+                        for p in net.parameters():
+                            if p.grad is not None:
+                                p.grad.mul_(shrink)
+                    summed, count = summed + total[0], count + total[1]
+                    scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=1))).backward()
+                if mu is not None:
+                    mu_sum = mu.detach().sum(0) + (0 if mu_sum is None else mu_sum)  # c k
 
-        # move the parameters and the bases
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if mu_sum is not None:
-            net.update_bases(place.sum(mu_sum) / s.BATCH_SIZE)
-        losses.append(summed / count.clamp(min=1))
-        bar.update()
+            # move the parameters and the bases
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            if mu_sum is not None:
+                net.update_bases(place.sum(mu_sum) / s.BATCH_SIZE)
+            losses.append(summed / count.clamp(min=1))
+            bar.update()
 
-        # read the interval's losses: the only wait for the device
-        validate = s.ITER_VAL and (step % s.ITER_VAL == 0 or step == s.ITER_MAX)
-        save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
-        if not (step % s.ITER_LOG == 0 or validate or save or stops and place.world == 1):
-            continue
-        asked = place.sum(torch.tensor(float(len(stops)), device=place.device))  # all processes must leave together
-        *values, stopping = torch.stack([*losses, asked]).tolist()
-        if not all(map(math.isfinite, values)):
-            bad = step - len(values) + 1 + next(i for i, v in enumerate(values) if not math.isfinite(v))
-            files = [data.pairs[batches.index(p)][0] for p in range((bad - 1) * s.BATCH_SIZE, bad * s.BATCH_SIZE)]
-            raise UserError(f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
-                            'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
-        speed = len(values) * s.BATCH_SIZE / (time.time() - began)
-        if not told and step - start > len(values):  # the first interval has start-up in it
-            told = True
-            place.say(f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go')
-        bar.set_postfix(loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False)
-        log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)
-                    | ({'memory_GB': place.memory()} if place.cuda else {}))
-        losses = []
+            # read the interval's losses: the only wait for the device
+            validate = s.ITER_VAL and (step % s.ITER_VAL == 0 or step == s.ITER_MAX)
+            save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
+            if not (step % s.ITER_LOG == 0 or validate or save or stops and place.world == 1):
+                continue
+            asked = place.sum(torch.tensor(float(len(stops)), device=place.device))  # all processes must leave together
+            *values, stopping = torch.stack([*losses, asked]).tolist()
+            check_finite(values, step, data, batches)
+            speed = len(values) * s.BATCH_SIZE / (time.time() - began)
+            if not told and step - start > len(values):  # the first interval has start-up in it
+                told = True
+                place.say(f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go')
+            bar.set_postfix(loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False)
+            log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)
+                        | ({'memory_GB': place.memory()} if place.cuda else {}))
+            losses = []
 
-        # score, and keep the best
-        if validate:
-            found = evaluate(net, val, place, log.picture(step, val))
-            log.scalars(step, {f'val/{k}': found[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')})
-            place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
-            if found['mIoU'] > best['mIoU']:
-                best = {'mIoU': found['mIoU'], 'step': step}
-                weights_only(place, net, step, 'best', found)
+            # score, and keep the best
+            if validate:
+                found = evaluate(net, val, place, log.picture(step, val))
+                log.scalars(step, {f'val/{k}': found[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')})
+                place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
+                if found['mIoU'] > best['mIoU']:
+                    best = {'mIoU': found['mIoU'], 'step': step}
+                    keep(place, 'best', net, step, scores=found)
 
-        # save
-        if save or stopping:
-            rng = rng_state(place)
-            if place.rank == 0:
-                checkpoint.save(os.path.join(checkpoint.folder(), 'latest.pth'), dict(
-                    net=net.state_dict(), opt=optimizer.state_dict(), scaler=scaler.state_dict(), step=step, best=best, rng=rng,
-                    settings=s.in_force()))
-        if save:
-            weights_only(place, net, step, 'final' if step == s.ITER_MAX else f'step_{step}')
-        if stopping:
-            bar.close()
-            place.say(f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there')
-            return 128 + (stops or [signal.SIGTERM])[0]
-        began = time.time()
-    bar.close()
+            # save
+            if save or stopping:
+                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
+            if save:
+                keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
+            if stopping:
+                place.say(f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there')
+                return 128 + (stops or [signal.SIGTERM])[0]
+            began = time.time()
     place.say(f'finished: {s.ITER_MAX} steps, best mIoU {100 * best["mIoU"]:.2f} at step {best["step"]}; checkpoints in {checkpoint.folder()}')
-
-
-def weights_only(place, net, step, name, scores=None):
-    """A checkpoint to evaluate or to publish: NAME.pth of the run."""
-    if place.rank == 0:
-        checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'),
-                        dict(net=net.state_dict(), step=step, settings=settings.in_force(), scores=scores or {}))
 
 
 if __name__ == '__main__':

@@ -29,7 +29,6 @@ class Replicas:
 
     def sum(self, number, tensor):
         """Sum of the replicas' tensors, on this replica's device; autograd carries the gradient back to each of them."""
-        self.used = True
         self.slots[number] = tensor
         self.barrier.wait()
         total = sum(t.to(tensor.device) for t in self.slots)
@@ -59,6 +58,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x):
         """x (b, c, h, w) -> the same shape and type."""
+        if self.replicas:
+            self.replicas.used = True  # the next replicas are of another forward
         members = len(self.replicas.slots) if self.replicas else dist.get_world_size() if dist.is_initialized() else 1
         if not self.training or members == 1:
             return super().forward(x)

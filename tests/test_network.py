@@ -1,0 +1,361 @@
+"""Sizes, costs, variants and equivalent forms of the networks; the numbers themselves are in test_golden.py."""
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import network
+import settings
+from golden import recipe
+from helpers import assert_close, put, small_net
+from sync_bn import BatchNorm2d
+
+
+def millions(module):
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+@pytest.fixture
+def fake():
+    """In it tensors have shapes and no numbers: nothing is computed."""
+    with FakeTensorMode():
+        yield
+
+
+def paper_net(**values):
+    put(PRETRAINED='', **values)
+    return network.build(n_classes=21).eval()
+
+
+def shake(net, seed=0):
+    """Statistics, weights and biases of batch norms as training might leave them."""
+    generator = torch.Generator().manual_seed(seed)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for t, low, high in ((m.running_mean, -0.2, 0.2), (m.running_var, 0.5, 1.5), (m.weight.data, 0.5, 1.5), (m.bias.data, -0.2, 0.2)):
+                t.uniform_(low, high, generator=generator)
+    return net
+
+
+# ------------------------------------------------------------------------------------------------- parameters and cost
+
+
+@pytest.mark.parametrize('layers, trunk, whole', [(50, 23.632, 34.78), (101, 42.624, 53.77), (152, 58.268, 69.42)])
+def test_parameters_of_the_paper(layers, trunk, whole, fake):
+    net = paper_net(N_LAYERS=layers)
+    assert millions(net.extractor) == pytest.approx(trunk, abs=5e-4)
+    assert millions(net) == pytest.approx(whole, abs=5e-3)
+
+
+def test_parameters_of_the_plain_trunk(fake):
+    assert sum(p.numel() for p in paper_net(N_LAYERS=18, STEM='plain').extractor.parameters()) == 11_176_512
+
+
+@pytest.mark.parametrize('channels, second_conv, params, gmacs', [(512, False, 9.975, 43.1), (256, False, 4.86, 21.1), (512, True, 11.150, 48.1)])
+def test_head_costs_what_the_paper_says(channels, second_conv, params, gmacs, fake):
+    """Table 1 and the released head, at 513x513, over the bare trunk; less what conv1 on bases instead of pixels saves."""
+    net = paper_net(N_LAYERS=50, EM_CHANNELS=channels, SECOND_CONV=second_conv)
+    assert millions(net) - millions(net.extractor) == pytest.approx(params, abs=6e-3)
+    maps = [torch.empty(1, 2048, 65, 65)] * 4
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.decode(maps)
+    n, c, k, stages = 65 * 65, channels, 64, 3
+    saved = n * c * c - stages * 2 * c * c * k
+    assert (counter.get_total_flops() / 2 + saved) / 1e9 == pytest.approx(gmacs, abs=0.11)  # by hand the narrow head has 21.0, not 21.1
+    assert saved > 0
+
+
+@pytest.mark.parametrize('layers, gmacs', [(50, 157), (101, 237)])
+def test_cost_of_the_network(layers, gmacs, fake):
+    net = paper_net(N_LAYERS=layers)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert net(torch.empty(1, 3, 513, 513)).shape == (1, 21, 513, 513)
+    convolutions = sum(v for k, v in counter.get_flop_counts()['Global'].items() if 'conv' in str(k))
+    assert convolutions / 2e9 == pytest.approx(gmacs, abs=1.5)
+
+
+# --------------------------------------------------------------------------------------------------------------- trunk
+
+
+@pytest.mark.parametrize('stride, layer3, layer4, size', [
+    (8, [1, 2, 2, 2, 2, 2], [2, 8, 16], 9), (16, [1] * 6, [1, 4, 8], 5), (32, [1] * 6, [1, 1, 1], 3)])
+def test_stride_and_dilations(stride, layer3, layer4, size, fake):
+    net = paper_net(N_LAYERS=50, STRIDE=stride)
+    found = [[block.conv2.dilation[0] for block in net.extractor[i]] for i in (6, 7)]
+    assert found == [layer3, layer4]
+    assert all(m.padding == m.dilation for m in net.extractor.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    with torch.no_grad():
+        assert [m.shape[2] for m in net.maps(torch.empty(1, 3, 65, 65))] == [17, 9, 65 // min(stride, 16) + 1, size]
+
+
+def test_multi_grid_is_followed():
+    assert [d for _, d in network.dilations(8, (3, 4, 6, 3), (1, 3, 5))[3]] == [2, 12, 20]
+
+
+@pytest.mark.parametrize('layers', [34, 152])
+def test_other_depths_run(layers, fake):
+    net = paper_net(N_LAYERS=layers, STEM='plain')
+    assert [len(net.extractor[i]) for i in (4, 5, 6, 7)] == {34: [3, 4, 6, 3], 152: [3, 8, 36, 3]}[layers]
+    assert net(torch.empty(1, 3, 65, 65)).shape == (1, 21, 65, 65)
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+
+@pytest.mark.parametrize('h, w', [(33, 47), (40, 40), (65, 65), (9, 8)])
+@pytest.mark.parametrize('stride', [8, 16, 32])
+@torch.no_grad()
+def test_any_size_goes_in(h, w, stride):
+    small_net(STRIDE=stride)
+    assert network.build().eval()(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
+
+
+@pytest.mark.parametrize('head', network.HEADS)
+def test_training_gives_sum_count_and_bases(head):
+    small_net(HEAD=head)
+    net = network.build()
+    image, label = torch.randint(0, 256, (2, 3, 33, 41), dtype=torch.uint8), torch.randint(0, 8, (2, 33, 41), dtype=torch.uint8)
+    loss_sum, count, mu = net(image, label)
+    assert loss_sum.shape == (2,) and count.tolist() == [33 * 41] * 2
+    assert (mu.shape == (2, 32, 8)) if head == 'ema' else mu is None
+    loss_sum.sum().backward()
+    idle = [k for k, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle, 'these parameters would trip DistributedDataParallel'
+
+
+@pytest.mark.parametrize('head', network.HEADS)
+@torch.no_grad()
+def test_bytes_are_normalised_inside(head):
+    small_net(HEAD=head)
+    net = network.build().eval()
+    image = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.MEAN, settings.STD))
+    assert_close(net(image), net((image / 255 - mean) / std), 1e-5)
+
+
+def test_normalisation_is_not_in_the_state_dict():
+    small_net()
+    assert not {'mean', 'std'} & set(network.build().state_dict())
+
+
+def test_float64_throughout():
+    small_net(DROPOUT=0.0)
+    net = network.build().double()
+    image, label = torch.randn(2, 3, 33, 33).double(), torch.randint(0, 8, (2, 33, 33))
+    loss_sum, count, mu = net(image, label)
+    assert loss_sum.dtype == count.dtype == mu.dtype == torch.float64
+    assert net.eval()(image).dtype == torch.float64
+
+
+@pytest.mark.parametrize('values', [dict(HEAD='ema'), dict(SECOND_CONV=False), dict(HEAD='fcn'), dict(AUX_WEIGHT=0.4), dict(N_LAYERS=50, STEM='deep')])
+@torch.no_grad()
+def test_folding_changes_nothing(values):
+    small_net(**values)
+    net = shake(network.build())
+    before = copy.deepcopy(net.state_dict())
+    folded = network.fold(net)
+    assert net.training and not folded.training
+    assert all((before[k] == v).all() for k, v in net.state_dict().items())
+    image = recipe.image(33, 47, 3)
+    assert_close(folded(image), net.eval()(image), 1e-4)
+    count = lambda n: sum(isinstance(m, nn.BatchNorm2d) for m in n.modules())
+    assert count(folded) <= 1 < count(net)  # the deep stem's last one follows no convolution directly
+
+
+@torch.no_grad()
+def test_channels_last_gives_the_same():
+    small_net()
+    net = shake(network.build()).eval()
+    image = recipe.image(41, 33, 3)
+    wanted = net(image)
+    assert_close(net.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last)), wanted, 1e-5)
+
+
+@torch.no_grad()
+def test_autocast_keeps_the_em_and_the_upsampling_in_float32():
+    small_net()
+    net, taken = shake(network.build()).eval(), {}
+    net.emau.register_forward_hook(lambda m, args, out: taken.update(x=args[0], y=out[0], mu=out[1]))
+    image = recipe.image(65, 65, 3)
+    wanted = net(image)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = net(image)
+    assert taken['x'].dtype == torch.bfloat16
+    assert found.dtype == taken['mu'].dtype == torch.float32
+    assert_close(taken['mu'], net.emau.attend(taken['x'].float())[1], 1e-6, 'mu')
+    assert_close(found, wanted, 0.05, 'logits')
+
+
+@pytest.mark.parametrize('average, count', [('all', 33 * 33), ('valid', 0)])
+def test_void_alone_gives_no_loss(average, count):
+    small_net(LOSS_AVG=average)
+    net = network.build()
+    loss_sum, counts, _ = net(torch.randn(2, 3, 33, 33), torch.full((2, 33, 33), 255, dtype=torch.uint8))
+    assert loss_sum.tolist() == [0, 0] and counts.tolist() == [count] * 2
+    loss_sum.sum().backward()
+    assert all((p.grad == 0).all() for p in net.parameters() if p.grad is not None)
+
+
+def test_aux_head_adds_its_share():
+    small_net(AUX_WEIGHT=0.4, DROPOUT=0.0)
+    net = network.build().eval()
+    image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
+    total = net(image, label)[0]
+    aux = F.cross_entropy(network.upsample(net.aux(net.maps(image)[2]), (33, 33)), label, reduction='none').sum((1, 2))
+    main = F.cross_entropy(net(image), label, reduction='none').sum((1, 2))
+    assert_close(total, main + 0.4 * aux, 1e-5)
+    total.sum().backward()
+    assert all(p.grad is not None for p in net.aux.parameters())
+    put(AUX_WEIGHT=0.0)
+    assert not hasattr(network.build(), 'aux')
+
+
+def test_dropout_is_as_set():
+    small_net(DROPOUT=0.25)
+    assert [m.p for m in network.build().modules() if isinstance(m, nn.Dropout2d)] == [0.25]
+
+
+def test_unknown_head():
+    with pytest.raises(settings.UsageError, match="'emaa'.*did you mean ema"):
+        network.build(head='emaa')
+
+
+def test_arguments_go_before_settings():
+    small_net()
+    assert network.build(head='fcn', n_classes=5)(torch.randn(2, 3, 33, 33)).shape[1] == 5
+
+
+@pytest.mark.parametrize('n_classes, wanted', [(None, 8), (19, 19)])
+def test_classes_follow_from_the_data_set(n_classes, wanted):
+    small_net(N_CLASSES=n_classes)
+    assert network.build().fc2.out_channels == wanted
+
+
+# ------------------------------------------------------------------------------------------------------------ the unit
+
+
+def unit(c=12, k=5, stages=3, seed=0, **values):
+    torch.manual_seed(seed)
+    return shake(network.EMAU(c, k, stages, norm_layer=BatchNorm2d, **values))
+
+
+def attend_as_written(x, mu, conv1, stages, norm):
+    """Equations 5-7, an image, a pixel and a base at a time: x (b, c, h, w), mu (c, k) -> x~ (b, c, h, w), mu (b, c, k)."""
+    pixels = conv1(x).flatten(2)  # b c n
+    rebuilt, bases = [], []
+    for image in pixels:
+        found = mu
+        for _ in range(stages):
+            z = torch.stack([torch.softmax(pixel @ found, 0) for pixel in image.t()])  # n k
+            means = []
+            for k in range(mu.shape[1]):
+                mean = sum(z[n, k] * image[:, n] for n in range(image.shape[1])) / z[:, k].sum()
+                if norm == 'l2':
+                    mean = mean / mean.square().sum().sqrt()
+                if norm == 'layer':
+                    mean = (mean - mean.mean()) / (mean.var(unbiased=False) + 1e-5).sqrt()
+                means.append(mean)
+            found = torch.stack(means, 1)
+        rebuilt.append(torch.stack([sum(z[n, k] * found[:, k] for k in range(mu.shape[1])) for n in range(len(z))], 1))
+        bases.append(found)
+    return torch.stack(rebuilt).view_as(x), torch.stack(bases)
+
+
+@pytest.mark.parametrize('norm', ['l2', 'layer', 'none'])
+@pytest.mark.parametrize('stages', [1, 3])
+@torch.no_grad()
+def test_unit_is_the_equations(norm, stages):
+    m = unit(stages=stages, norm=norm).double().eval()
+    x = torch.randn(2, 12, 4, 5).double()
+    rebuilt, mu = attend_as_written(x, m.mu[0], m.conv1, stages, norm)
+    assert_close(m.attend(x)[0], rebuilt, 1e-5, 'rebuilt map')
+    y, found = m(x)
+    assert_close(found, mu, 1e-5, 'bases')
+    assert_close(y, F.relu(m.conv2(F.relu(rebuilt)) + x), 1e-5, 'output')
+
+
+@torch.no_grad()
+def test_rebuilt_map_is_a_mixture_of_the_bases():
+    m = unit(c=32, k=6)
+    rebuilt, mu = m.attend(torch.randn(2, 32, 9, 9))
+    for r, base in zip(rebuilt.flatten(2), mu):
+        assert torch.linalg.matrix_rank(r) <= 6
+        z = torch.linalg.lstsq(base, r).solution
+        assert (z > -1e-3).all() and (z.sum(0) - 1).abs().max() < 1e-3
+    assert (mu.norm(dim=1) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize('values, wanted', [
+    (dict(), set()), (dict(update='none'), set()), (dict(grad=True), {'conv1.weight', 'conv1.bias'}),
+    (dict(update='learnt'), {'mu', 'conv1.weight', 'conv1.bias'}), (dict(update='none', grad=True), {'conv1.weight', 'conv1.bias'})])
+def test_what_gets_a_gradient(values, wanted):
+    m = unit(**values)
+    x = torch.randn(2, 12, 5, 5, requires_grad=True)
+    y, mu = m(x)
+    y.square().sum().backward()
+    got = {k for k, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert got == wanted | {'conv2.0.weight', 'conv2.1.weight', 'conv2.1.bias'}
+    assert got == {k for k, p in m.named_parameters() if p.requires_grad}, 'what gets none must be frozen'
+    assert mu.requires_grad == (values.get('update') == 'learnt')
+    assert ('mu' in dict(m.named_parameters())) == (values.get('update') == 'learnt') and 'mu' in m.state_dict()
+
+
+def test_gradient_through_z_is_right():
+    """Against finite differences of the input, with the bases held."""
+    m = unit(c=4, k=3, stages=1, grad=True).double().eval()
+    x = torch.randn(1, 4, 3, 3).double().requires_grad_()
+    mu = m.attend(x)[1].detach()
+    by_hand = lambda x: F.relu(m.conv2(F.relu((torch.softmax(m.conv1(x).flatten(2).transpose(1, 2) @ m.mu[0], 2) @ mu.transpose(1, 2))
+                                              .transpose(1, 2).view_as(x))) + x)
+    assert_close(torch.autograd.grad(m(x)[0].square().sum(), x)[0], torch.autograd.grad(by_hand(x).square().sum(), x)[0], 1e-9)
+
+
+def test_moving_average_of_the_bases():
+    m = unit(momentum=0.8)
+    old, new = m.mu.clone(), torch.randn(12, 5)
+    m.update_bases(new)
+    assert_close(m.mu, 0.8 * old + 0.2 * new, 1e-6)
+
+
+@pytest.mark.parametrize('update', ['none', 'learnt'])
+def test_other_bases_do_not_move_by_themselves(update):
+    m = unit(update=update)
+    old = m.mu.detach().clone()
+    m.update_bases(torch.randn(12, 5))
+    assert (m.mu == old).all()
+
+
+@torch.no_grad()
+def test_stages_of_the_evaluation():
+    x, state = torch.randn(2, 12, 5, 5), unit().state_dict()
+    m = unit(stages=2, test_stage_num=5)
+    m.load_state_dict(state)
+    for stages, training in ((2, True), (5, False)):
+        plain = unit(stages=stages)
+        plain.load_state_dict(state)
+        assert (m.train(training).attend(x)[1] == plain.attend(x)[1]).all()
+
+
+def test_unit_takes_its_settings():
+    small_net(EM_MOM=0.7, EM_NORM='layer', EM_GRAD=True, STAGE_NUM=2, TEST_STAGE_NUM=4, EM_UPDATE='none', BN_MOM=0.25)
+    m = network.build().emau
+    assert (m.momentum, m.norm, m.grad, m.stage_num, m.test_stage_num, m.update, m.conv2[1].momentum) == (0.7, 'layer', True, 2, 4, 'none', 0.25)
+
+
+@torch.no_grad()
+def test_first_bases_have_length_one():
+    assert (unit().mu.norm(dim=1) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_unit_computes_half_precision_in_float32(kind):
+    m = unit().eval()
+    x = torch.randn(1, 12, 5, 5).to(kind)
+    mu = m.attend(x.float())[1]
+    with torch.autocast('cpu', torch.bfloat16):
+        assert (m(x)[1] == mu).all()

@@ -1,0 +1,141 @@
+"""override(): recipes and KEY=value, and what it says to mistakes."""
+import os
+
+import pytest
+
+import settings
+from settings import UsageError, override
+
+
+def recipe(tmp_path, text, name='trial.py'):
+    path = tmp_path / name
+    path.write_text(text, encoding='utf-8')
+    return str(path)
+
+
+@pytest.mark.parametrize('arg, wanted', [
+    ('LR=5e-3', 5e-3), ('LR=1', 1.0), ('BATCH_SIZE=8', 8), ('EM_GRAD=True', True), ('CROP_SIZE=400', 400), ('CROP_SIZE=(360, 480)', (360, 480)),
+    ('CROP_SIZE=[360,480]', (360, 480)), ('N_CLASSES=None', None), ('N_CLASSES=30', 30), ('DEVICES=cpu', 'cpu'), ('DEVICES="cpu"', 'cpu'),
+    ('DEVICES=(0,1)', (0, 1)), ('DATA_ROOT=/some where/ü', '/some where/ü'), ('DATA_ROOT=123', '123'), ('PRETRAINED=', ''), ('NAME=a=b', 'a=b'),
+    ('SAVE_DIR=out.py', 'out.py'), ('SCALES=(1,)', (1,)), ('EM_NORM=layer', 'layer'), ('TEST_STAGE_NUM=5', 5), ('SCALES=(0.5, 2)', (0.5, 2))])
+def test_values(arg, wanted):
+    override([arg])
+    found = getattr(settings, arg.partition('=')[0])
+    assert found == wanted and type(found) is type(wanted)
+
+
+def test_nothing_leaves_the_defaults():
+    before = settings.in_force()
+    override([])
+    assert settings.in_force() == before | dict(NAME='default')
+
+
+def test_defaults_pass_their_own_checks():
+    for name, value in settings.in_force().items():
+        assert settings.convert(name, value, 'here') == value
+
+
+def test_every_table_names_settings():
+    names = set(settings.in_force())
+    assert set(settings.FREE) <= names and set(settings.RANGES) <= names
+
+
+def test_the_last_word_wins(tmp_path):
+    one, two = recipe(tmp_path, 'LR = 0.1\nSEED = 1\n', 'one.py'), recipe(tmp_path, 'LR = 0.2\n', 'two.py')
+    override(['LR=0.3', one, two])
+    assert (settings.LR, settings.SEED, settings.NAME) == (0.2, 1, 'two')
+    override([two, one, 'LR=0.3', 'LR=0.4'])
+    assert (settings.LR, settings.NAME) == (0.4, 'one')
+
+
+def test_recipe_takes_comments_docstrings_and_blank_lines(tmp_path):
+    override([recipe(tmp_path, '"""What it is."""\n# a comment\n\nLR = 0.1  # another\nDATA_ROOT = "straße"\nBN_MOM = 1e-1\nSCALES = (\n    0.5,\n    1)\n')])
+    assert (settings.LR, settings.DATA_ROOT, settings.BN_MOM, settings.SCALES) == (0.1, 'straße', 0.1, (0.5, 1))
+
+
+def test_recipe_as_windows_editors_save_it(tmp_path):
+    override([recipe(tmp_path, '\ufeffLR = 0.1\r\nSEED = 4\r\n')])
+    assert (settings.LR, settings.SEED) == (0.1, 4)
+
+
+@pytest.mark.parametrize('args, wanted', [(['trial.py'], 'trial'), (['NAME=mine', 'trial.py'], 'trial'), (['trial.py', 'NAME=mine'], 'mine'), (['LR=1'], 'default')])
+def test_name_of_the_run(args, wanted, tmp_path):
+    path = recipe(tmp_path, 'LR = 0.1\n')
+    override([path if a == 'trial.py' else a for a in args])
+    assert settings.NAME == wanted
+
+
+def test_recipe_may_name_the_run(tmp_path):
+    override([recipe(tmp_path, "NAME = 'other'\n")])
+    assert settings.NAME == 'other'
+
+
+@pytest.mark.parametrize('arg, said', [
+    ('BATCHSIZE=8', 'there is no setting BATCHSIZE; did you mean BATCH_SIZE'), ('lr=1', 'no setting lr; did you mean LR'),
+    ('QQQQQQQ=1', 'no setting QQQQQQQ; settings.py lists them'), ('FREE=()', 'no setting FREE'),
+    ('LR=fast', "LR = 'fast' will not do; it takes float"), ('BATCH_SIZE=8.5', 'BATCH_SIZE = 8.5 will not do; it takes int'),
+    ('BATCH_SIZE=True', 'it takes int'), ('EM_GRAD=1', 'it takes bool'), ('EM_GRAD=true', 'it takes bool'),
+    ('STRIDE=4', 'STRIDE = 4 will not do; it takes 8, 16, 32'), ('STRIDE=8.0', 'it takes 8, 16, 32'), ('DEVICES=0', "it takes 'auto', 'cpu' or a tuple of int"),
+    ('N_CLASSES=many', 'it takes int or None'), ('CROP_SIZE=wide', 'it takes int or a tuple of int, int'), ('LR_POLICY=linear', "it takes 'poly', 'cosine', 'step'"),
+    ('BATCH_SIZE=0', 'out of range: at least 1'), ('LR=-1', 'out of range'), ('LR=1e999', 'out of range'), ('DROPOUT=1', 'out of range: 0 to 0.99'),
+    ('SCALES=(0, 1)', 'out of range'), ('STD=(1, 1, 0)', 'out of range'), ('N_CLASSES=255', 'out of range'), ('IGNORE_LABEL=256', 'out of range'),
+    ('MEAN=(0.5, 0.5)', 'it takes a tuple of float, float, float'), ('CROP_SIZE=(1, 2, 3)', 'a tuple of int, int'), ('SCALES=()', 'it takes a tuple of float'),
+    ('SCALES=("a", "b")', 'will not do'), ('CROP_SIZE=(None, 9)', 'will not do'), ('SCALES=((1,), 2)', 'will not do'), ('SCALES=1', 'it takes a tuple of float'),
+    ('CROP_SIZE=7', 'smaller than STRIDE = 8'), ('CROP_SIZE=(513, 7)', 'smaller than STRIDE'), ('ACCUMULATE=3', 'cannot be cut into ACCUMULATE = 3'),
+    ('BATCH_SIZE', 'BATCH_SIZE')])
+def test_mistakes_on_the_command_line(arg, said):
+    with pytest.raises(UsageError) as e:
+        override([arg])
+    assert said in str(e.value) and '\n' not in str(e.value) and e.value.code == 2
+
+
+@pytest.mark.parametrize('text, said', [
+    ('import os\n', 'is not a recipe'), ('LR = float("1")\n', 'is not a recipe'), ('LR += 1\n', 'is not a recipe'), ('a, b = 1, 2\n', 'is not a recipe'),
+    ('LR = \n', 'is not a recipe'), ('for x in y: pass\n', 'is not a recipe'), ('open("MARK", "w")\n', 'is not a recipe'),
+    ('LR = 0.1\nBATCHSIZE = 8\n', 'line 2: there is no setting BATCHSIZE; did you mean BATCH_SIZE'), ('\nLR = "fast"\n', "line 2: LR = 'fast' will not do"),
+    ('LR = -1\n', 'line 1: LR = -1.0 is out of range')])
+def test_mistakes_in_a_recipe(text, said, tmp_path):
+    path = recipe(tmp_path, text.replace('MARK', str(tmp_path / 'mark')))
+    before = settings.in_force()
+    with pytest.raises(UsageError) as e:
+        override([path])
+    assert path in str(e.value) and said in str(e.value)
+    assert settings.in_force() == before and not (tmp_path / 'mark').exists()
+
+
+def test_recipe_is_read_not_run(tmp_path):
+    path = recipe(tmp_path, f'__import__("os").mkdir({str(tmp_path / "made")!r})\nLR = 0.1\n')
+    with pytest.raises(UsageError, match='is not a recipe'):
+        override([path])
+    assert not (tmp_path / 'made').exists()
+
+
+def test_missing_recipe_names_the_nearest(tmp_path):
+    recipe(tmp_path, 'LR = 0.1\n', 'camvid.py')
+    with pytest.raises(UsageError, match='there is no such recipe file; did you mean .*camvid.py'):
+        override([str(tmp_path / 'canvid.py')])
+    with pytest.raises(UsageError, match='no such recipe file; recipes/ holds'):
+        override(['nowhere/at_all.py'])
+
+
+def test_binary_file_is_no_recipe(tmp_path):
+    (tmp_path / 'x.py').write_bytes(b'\xff\xfe\x00\x01')
+    with pytest.raises(UsageError, match='is not a recipe'):
+        override([str(tmp_path / 'x.py')])
+
+
+def test_settings_round_trip_through_a_file(tmp_path):
+    override(['NAME=trip', 'LR=0.123', 'DATA_ROOT=/straße "x"\\y', 'CROP_SIZE=(65, 97)', 'N_CLASSES=30', 'DEVICES=(0, 1)', 'EM_GRAD=True', 'BN_MOM=0.1'])
+    before = settings.in_force()
+    path = recipe(tmp_path, settings.as_text(before))
+    override(['LR=1', 'SEED=5', 'NAME=x', 'CROP_SIZE=33', 'N_CLASSES=None', 'DEVICES=cpu', 'EM_GRAD=False', 'DATA_ROOT=.'])
+    override([path])
+    assert settings.in_force() == before
+
+
+def test_recipes_that_come_along_are_sound():
+    folder = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
+    for name in sorted(os.listdir(folder)):
+        if name.endswith('.py'):
+            override([os.path.join(folder, name)])
+            assert settings.NAME == name[:-3]
