@@ -1,6 +1,5 @@
 """Checkpoints: saving without ever leaving half a file, loading anybody's weights and saying what matched."""
 import os
-import tempfile
 import urllib.error
 from typing import NamedTuple
 
@@ -24,13 +23,12 @@ def folder():
 def save(path, state):
     """Writes plain tensors and values to `path`: the whole file, or, if that fails, none; what was there before is kept until then."""
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    handle, work = tempfile.mkstemp(prefix='.', suffix='.part', dir=os.path.dirname(path) or '.')
+    work = path + '.part'
     try:
-        with os.fdopen(handle, 'wb') as f:
+        with open(work, 'wb') as f:
             torch.save(state, f)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(work, 0o644)
         os.replace(work, path)
     except RuntimeError as e:  # what torch makes of a full disk
         raise UserError(f'{path}: could not be written ({str(e).splitlines()[0]}); is the disk full? The checkpoints before it are whole') from None

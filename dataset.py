@@ -67,7 +67,7 @@ def pair(names, images, labels, image_folder, label_folder):
     for found, what, folder in ((images, 'image', image_folder), (labels, 'label', label_folder)):
         lost = [n for n in names if n not in found] if found is not None else []
         if lost:
-            raise UserError(f'{os.path.join(folder, lost[0])}: this {what} is missing, as are {len(lost) - 1} others of {len(names)}; '
+            raise UserError(f'{os.path.join(folder, lost[0])}: this {what} is missing, {len(lost)} of {len(names)} are; '
                             'unpack the whole archive, or mend the list')
     return [(images[n], labels[n] if labels is not None else None) for n in names]
 

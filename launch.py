@@ -112,7 +112,10 @@ def sentence(error):
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return f'{error.filename}: a file stands where a folder is due; move it away, or choose another folder'
     if isinstance(error, OSError):
-        return f'{error.filename or "writing a file"}: {error.strerror or text.strip().splitlines()[-1]}'
+        where = error.filename or f'a file in LOG_DIR = {settings.LOG_DIR!r} or SAVE_DIR = {settings.SAVE_DIR!r}'
+        return f'{where}: {error.strerror or text.strip().splitlines()[-1]}'
+    if 'Expected more than 1 value per channel' in text:
+        return 'batch norm has a single value per channel to train on; raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 

@@ -94,7 +94,7 @@ FREE = ('ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES
         'CHECKPOINT', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
-    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.01, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
+    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
     BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254), MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99),
     AUX_WEIGHT=(0, None), HEAD_CHANNELS=(1, None), EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1),
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),

@@ -119,6 +119,8 @@ def resume(place, net, optimizer, scaler):
     if not os.path.isfile(path):
         return None
     state = checkpoint.read(path)
+    if not isinstance(state, dict) or not {'net', 'opt', 'scaler', 'step', 'best', 'rng'} <= set(state):
+        raise UserError(f'{path} is no training state (weights alone?); move it away; INIT=FILE starts from weights')
     differ = checkpoint.differences(state.get('settings', {}), [n for n in settings.in_force() if n not in settings.FREE])
     if differ:
         raise UserError(f'{path} is of a run with other settings ({"; ".join(differ)}); take another NAME, the old settings, or clean.sh')
@@ -276,11 +278,11 @@ def main():
                     best = {'mIoU': found['mIoU'], 'step': step}
                     keep(place, 'best', net, step, scores=found)
 
-            # save
-            if save or stopping:
-                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
+            # save; latest comes last, so that a run killed in between writes the others again
             if save:
                 keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
+            if save or stopping:
+                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
             if stopping:
                 place.say(f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there')
                 return 128 + (stops or [signal.SIGTERM])[0]
