@@ -38,10 +38,12 @@ def resize_crop(image, scale, top, left, height, width):
 
 def nearest_crop(label, scale, top, left, height, width):
     """The same of a label, by the same map: output pixel i takes source pixel floor((i + 0.5) / scale)."""
+    if scale == 1:
+        return label[top:top + height, left:left + width]
     p, q = scale.numerator, scale.denominator
     rows = (2 * np.arange(top, top + height) + 1) * q // (2 * p)
     columns = (2 * np.arange(left, left + width) + 1) * q // (2 * p)
-    return label[rows].take(columns, axis=1)
+    return label.take(columns, axis=1)[rows] if scale > 1 else label[rows].take(columns, axis=1)  # the smaller one first
 
 
 class Augment:
@@ -52,10 +54,10 @@ class Augment:
         self.ignore, self.flip, self.rotate, self.blur, self.jitter = s.IGNORE_LABEL, s.FLIP, s.ROTATE, s.BLUR, s.JITTER
         self.crop = s.CROP_SIZE if isinstance(s.CROP_SIZE, tuple) else (s.CROP_SIZE, s.CROP_SIZE)
         self.scales, self.scale_mode = s.SCALES, s.SCALE_MODE
-        self.fill = [round(255 * v) for v in reversed(s.MEAN)]  # BGR
+        self.fill = [round(255 * v) for v in s.MEAN]
 
     def __call__(self, image, label, rng):
-        """Image (h, w, 3) BGR and label (h, w) -> those of the crop; `rng` is a numpy Generator."""
+        """Image (h, w, 3) RGB and label (h, w) -> those of the crop; `rng` is a numpy Generator."""
         draw = rng.random(8)
         if self.scale_mode == 'choice':
             scale = self.scales[int(draw[0] * len(self.scales))]
@@ -76,10 +78,10 @@ class Augment:
         if draw[4] < self.blur:
             image = cv2.GaussianBlur(image, (5, 5), 0)
         if self.jitter:
-            image = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+            image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
             for change, d in zip((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), draw[5:8]):
                 image = change(image, 1 + self.jitter * (2 * d - 1))
-            image = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])
+            image = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         if rng.random() < self.flip:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         return image, label

@@ -135,7 +135,7 @@ def n_classes():
 
 
 def read_image(path):
-    """(h, w, 3) uint8 BGR, pixels as stored (EXIF rotation is not applied: labels are drawn on stored pixels)."""
+    """(h, w, 3) uint8 RGB, pixels as stored (EXIF rotation is not applied: labels are drawn on stored pixels)."""
     data = np.fromfile(path, np.uint8) if os.path.isfile(path) else None
     if data is None:
         raise UserError(f'{path}: this image is missing')
@@ -145,7 +145,7 @@ def read_image(path):
         open_with_pillow(path)
         if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
             raise UserError(f'{path}: this picture is cut off; fetch it again')
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
         open_with_pillow(path)
         raise UserError(f'{path}: this image cannot be read; is it a picture, and whole?')
@@ -217,7 +217,7 @@ class Dataset(torch.utils.data.Dataset):
         return len(self.pairs)
 
     def read(self, index):
-        """Image (h, w, 3) BGR and label (h, w) in train ids, or None."""
+        """Image (h, w, 3) RGB and label (h, w) in train ids, or None."""
         image_path, label_path = self.pairs[index]
         image = read_image(image_path)
         if label_path is None:
@@ -242,8 +242,8 @@ class Dataset(torch.utils.data.Dataset):
 
 
 def as_tensor(image):
-    """(h, w, 3) BGR -> uint8 tensor (3, h, w) RGB whose memory stays (h, w, 3): channels_last."""
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+    """(h, w, 3) -> uint8 tensor (3, h, w) whose memory stays (h, w, 3): channels_last."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- loaders

@@ -8,7 +8,7 @@ def confusion(pred, label, n_classes):
     Labels outside 0..n-1 (void) are not counted; predictions must lie inside.
     """
     kind = torch.int16 if n_classes < 180 else torch.int32  # (n + 1) * n must fit
-    cell = label.to(kind).clamp(max=n_classes).mul_(n_classes).add_(pred.to(kind))  # void goes to an extra row
+    cell = label.clamp(max=n_classes).to(kind).mul_(n_classes).add_(pred)  # void goes to an extra row
     return torch.bincount(cell.flatten(), minlength=(n_classes + 1) * n_classes)[:n_classes * n_classes].view(n_classes, n_classes)
 
 

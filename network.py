@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 import dataset
 import loss
@@ -224,11 +225,11 @@ class SegNet(nn.Module):
 
     def maps(self, image):
         """The outputs of layer1..4."""
-        x, maps = self.normalise(image), []
-        for layer in self.extractor:
+        x, maps = self.extractor[:4](self.normalise(image)), []
+        for layer in self.extractor[4:]:
             x = layer(x)
             maps.append(x)
-        return maps[4:]
+        return maps
 
     def decode(self, maps):
         return self.head(*maps)
@@ -239,10 +240,17 @@ class SegNet(nn.Module):
         found = self.decode(maps)
         if label is None:
             return upsample(found['out'], size)
-        loss_sum, count = self.criterion(upsample(found['out'], size), label)
+        loss_sum, count = self.loss(found['out'], label)
         if self.aux_weight:
-            loss_sum = loss_sum + self.aux_weight * self.criterion(upsample(self.aux(maps[2]), size), label)[0]
+            loss_sum = loss_sum + self.aux_weight * self.loss(self.aux(maps[2]), label)[0]
         return loss_sum, count, found.get('mu')
+
+    def loss(self, logits, label):
+        """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
+        full-size logits are never held for more than one image."""
+        one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y)
+        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits, label)]
+        return tuple(map(torch.cat, zip(*found)))
 
     def update_bases(self, mu):
         """What the network keeps from a training step: nothing."""

@@ -117,7 +117,7 @@ def test_names_with_dots_in_a_list(tmp_path):
 
 
 @pytest.mark.parametrize('text, said', [(b'\n \r\n', 'has no images'), (b'', 'has no images'), (b'\xff\xfe\x00', 'list of pictures cannot be read'),
-                                        (b'0000\n9999\n8888\n', '9999: this image is missing, as are 1 others of 3')])
+                                        (b'0000\n9999\n8888\n', '9999: this image is missing, 2 of 3 are')])
 def test_broken_lists(text, said, tmp_path):
     with open(make_camvid(tmp_path) + '/train.txt', 'wb') as f:
         f.write(text)

@@ -241,7 +241,7 @@ def fetched():
     meta, want = gold('dataset_official')
     helpers.small_net()
     image = recipe.image_u8(59, 83, meta['args']['image']['seed'])
-    image = network.build().normalise(dataset.as_tensor(np.ascontiguousarray(image[..., ::-1]))[None])
+    image = network.build().normalise(dataset.as_tensor(image)[None])
     return image, recipe.labels(1, 59, 83, 21, meta['args']['label']['seed'])[0].numpy().astype(np.uint8), meta, want
 
 
