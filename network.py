@@ -207,6 +207,7 @@ class SegNet(nn.Module):
     head       module: maps c1..c4 -> {'out': logits (b, n, h', w')}
     criterion  (logits (b, n, h, w), label (b, h, w)) -> sum (b,), count (b,)
     """
+    amp = None  # type of mixed precision; for nn.DataParallel, whose threads do not know the one in force outside
 
     def __init__(self, trunk, head, n_classes, *, criterion, aux_weight, dropout, norm, mean, std):
         super().__init__()
@@ -235,6 +236,12 @@ class SegNet(nn.Module):
         return self.head(*maps)
 
     def forward(self, image, label=None):
+        if self.amp is None:
+            return self.compute(image, label)
+        with torch.autocast(image.device.type, self.amp):
+            return self.compute(image, label)
+
+    def compute(self, image, label):
         size = image.shape[2:]
         maps = self.maps(image)
         found = self.decode(maps)
@@ -249,7 +256,7 @@ class SegNet(nn.Module):
         """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
         full-size logits are never held for more than one image."""
         one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y)
-        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits, label)]
+        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits, label, strict=True)]
         return tuple(map(torch.cat, zip(*found)))
 
     def update_bases(self, mu):
@@ -308,8 +315,9 @@ def fold(net):
     for parent in list(net.modules()):
         before = None
         for name, child in list(parent.named_children()):
-            if before and isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)) and isinstance(before[1], nn.Conv2d):
-                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
+            if before and isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)) and isinstance(before[2], nn.Conv2d):
+                setattr(*before[:2], fuse_conv_bn_eval(before[2], child))
                 setattr(parent, name, nn.Identity())
-            before = name, child
+            last = isinstance(child, nn.Sequential) and len(child) and child[-1]
+            before = (child, str(len(child) - 1), last) if last else (parent, name, child)
     return net

@@ -77,7 +77,7 @@ LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate f
 WARMUP = 0                        # steps of linear warm-up from a thousandth
 LOSS_AVG: Literal['all', 'valid'] = 'all'  # the sum of the loss is divided by all pixels (official), or by those not void
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
-COMPILE = False                   # torch.compile: minutes to start, then faster on GPUs; needs CROP_SIZE fixed
+COMPILE = False                   # torch.compile of the training step: minutes to start, then faster on GPUs
 
 # ---- logging and checkpoints, in steps
 ITER_LOG = 20                     # the losses are read and checked
@@ -90,7 +90,7 @@ TEST_BATCH = 4                    # images of one size at once
 SAVE_DIR = ''                     # folder for index and colour pictures and overlays; '' = none
 
 # Settings that a run may change when it resumes.
-FREE = ('ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
+FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
         'CHECKPOINT', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
@@ -99,7 +99,7 @@ RANGES = dict(
     AUX_WEIGHT=(0, None), HEAD_CHANNELS=(1, None), EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1),
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
-    ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, None))
+    ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, 2 ** 63 - 1), POLY_POWER=(0, None))
 
 
 class UserError(Exception):
@@ -142,7 +142,7 @@ def fit(kind, value):
             return tuple(map(fit, kinds, value))
     elif kind is float and type(value) is int:
         return float(value)
-    elif type(value) is kind or any(type(value) is type(c) and value == c for c in args):
+    elif type(value) is kind or origin is Literal and any(type(value) is type(c) and value == c for c in args):
         return value
     raise ValueError
 
@@ -186,8 +186,12 @@ def override(argv):
             is_text = type(globals().get(name)) is str and name not in get_type_hints(sys.modules[__name__])
             new[name] = convert(name, text if is_text else value, arg)
         else:
-            new['NAME'] = os.path.splitext(os.path.basename(arg))[0]
-            new.update(read_recipe(arg))
+            recipe = read_recipe(arg)
+            if not any(a.startswith('NAME=') for a in argv):
+                new['NAME'] = os.path.splitext(os.path.basename(arg))[0]
+            else:
+                recipe.pop('NAME', None)  # the command line's
+            new.update(recipe)
     globals().update(new)
     crop = CROP_SIZE if isinstance(CROP_SIZE, tuple) else (CROP_SIZE, CROP_SIZE)
     if min(crop) < STRIDE:
@@ -196,6 +200,8 @@ def override(argv):
         raise UsageError(f'BATCH_SIZE = {BATCH_SIZE} cannot be cut into ACCUMULATE = {ACCUMULATE} equal parts; take a multiple')
     if not NAME:
         globals()['NAME'] = 'default'
+    if NAME in ('.', '..', 'pretrained') or os.path.basename(NAME) != NAME:
+        raise UsageError(f'NAME = {NAME!r} cannot name a run: its folders are LOG_DIR/NAME and MODEL_DIR/NAME; take a plain word')
 
 
 def read_recipe(path):
@@ -207,7 +213,7 @@ def read_recipe(path):
     new = {}
     try:
         for line in ast.parse(open(path, encoding='utf-8-sig').read()).body:
-            if isinstance(line, ast.Assign):
+            if isinstance(line, ast.Assign) and len(line.targets) == 1:
                 name, where = line.targets[0].id, f'{path}, line {line.lineno}'
                 new[name] = convert(name, ast.literal_eval(line.value), where)
             elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):

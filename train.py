@@ -6,6 +6,7 @@
 The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM saves that one and leaves.
 """
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -82,7 +83,10 @@ def wrap(net, place):
     if place.world > 1:
         return nn.parallel.DistributedDataParallel(net, [place.device] if place.cuda else None, broadcast_buffers=False,
                                                    gradient_as_bucket_view=True)
-    return nn.DataParallel(net, place.devices) if len(place.devices) > 1 else net
+    if len(place.devices) > 1:
+        net.amp = place.amp()
+        return nn.DataParallel(net, place.devices)
+    return net
 
 
 def check(place, data, val, per_device):
@@ -118,24 +122,33 @@ def resume(place, net, optimizer, scaler):
     path = os.path.join(checkpoint.folder(), 'latest.pth')
     if not os.path.isfile(path):
         return None
-    state = checkpoint.read(path)
+    try:
+        state = checkpoint.read(path)
+    except UserError as e:
+        raise UserError(f'{e}; or move it away, to start over') from None
     if not isinstance(state, dict) or not {'net', 'opt', 'scaler', 'step', 'best', 'rng'} <= set(state):
         raise UserError(f'{path} is no training state (weights alone?); move it away; INIT=FILE starts from weights')
     differ = checkpoint.differences(state.get('settings', {}), [n for n in settings.in_force() if n not in settings.FREE])
     if differ:
         raise UserError(f'{path} is of a run with other settings ({"; ".join(differ)}); take another NAME, the old settings, or clean.sh')
-    net.load_state_dict(state['net'])
-    optimizer.load_state_dict(state['opt'])
-    scaler.load_state_dict(state['scaler'])
+    try:
+        net.load_state_dict(state['net'])
+        optimizer.load_state_dict(state['opt'])
+        scaler.load_state_dict(state['scaler'])
+    except (RuntimeError, ValueError, KeyError) as e:
+        raise UserError(f'{path} does not hold this network ({str(e).splitlines()[0]}); move it away, to start over') from None
     place.say(f'resuming {settings.NAME} at step {state["step"]} from {path}')
     return state
 
 
 def keep(place, name, net, step, **more):
-    """Saves models/RUN/NAME.pth, once for all processes."""
+    """Saves models/RUN/NAME.pth, once for all processes; UserError if the weights are not finite."""
     if place.rank == 0:
-        checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'),
-                        dict(net=net.state_dict(), step=step, settings=settings.in_force(), **more))
+        state = net.state_dict()
+        if not all(v.isfinite().all() for v in state.values()):
+            raise UserError(f'the weights are not finite at step {step}; they are not saved, the checkpoints before are whole; '
+                            'lower LR, warm up (WARMUP), or try AMP=off')
+        checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'), dict(net=state, step=step, settings=settings.in_force(), **more))
 
 
 class Log:
@@ -146,6 +159,18 @@ class Log:
         if place.rank == 0:
             folder = os.path.join(settings.LOG_DIR, settings.NAME)
             os.makedirs(folder, exist_ok=True)
+            path, lines = os.path.join(folder, 'log.jsonl'), []
+            if os.path.isfile(path):
+                with open(path) as f:  # steps that a killed run had done since its checkpoint come again
+                    lines = [line for line in f if line.endswith('}\n') and json.loads(line)['step'] <= step]
+            self.file = open(path, 'a')
+            try:
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f'{folder}: another process trains this run; stop it, or take another NAME') from None
+            if os.path.getsize(path):
+                self.file.truncate(0)
+            self.file.writelines(lines)
             text = settings.as_text(settings.in_force())
             print(text)
             with open(os.path.join(folder, 'settings.py'), 'w', encoding='utf-8') as f:
@@ -155,7 +180,6 @@ class Log:
                     if path.endswith('.py'):
                         z.write(os.path.join(HERE, path), path)
             self.writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1 if step else None)
-            self.file = open(os.path.join(folder, 'log.jsonl'), 'a')
 
     def scalars(self, step, values):
         if self.writer:
@@ -211,8 +235,12 @@ def main():
               f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs')
 
     stops = []
+
+    def ask(number, frame):
+        stops.append(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # the second one is final
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, frame: stops.append(n))
+        signal.signal(number, ask)
     torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
@@ -232,7 +260,8 @@ def main():
                 with contextlib.nullcontext() if last or place.world == 1 else model.no_sync():
                     with place.autocast():
                         loss_sum, valid, mu = model(image, label)
-                    total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum()]))
+                    asked = torch.tensor(float(len(stops))).to(place.device, non_blocking=True)  # all processes must leave together
+                    total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum(), asked]))
                     if part > 1:
                         shrink = count.clamp(min=1) / (count + total[1]).clamp(min=1)
                         for p in net.parameters():
@@ -255,10 +284,9 @@ def main():
             # read the interval's losses: the only wait for the device
             validate = s.ITER_VAL and (step % s.ITER_VAL == 0 or step == s.ITER_MAX)
             save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
-            if not (step % s.ITER_LOG == 0 or validate or save or stops and place.world == 1):
+            if not (step % s.ITER_LOG == 0 or validate or save or not place.cuda and total[2] or stops and place.world == 1):
                 continue
-            asked = place.sum(torch.tensor(float(len(stops)), device=place.device))  # all processes must leave together
-            *values, stopping = torch.stack([*losses, asked]).tolist()
+            *values, stopping = torch.stack([*losses, total[2]]).tolist()
             check_finite(values, step, data, batches)
             speed = len(values) * s.BATCH_SIZE / (time.time() - began)
             if not told and step - start > len(values):  # the first interval has start-up in it
@@ -269,25 +297,30 @@ def main():
                         | ({'memory_GB': place.memory()} if place.cuda else {}))
             losses = []
 
+            # save; latest comes after the others, so that a run killed in between writes them again
+            def keep_latest():
+                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
+            if save:
+                keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
+            if save or stopping:
+                keep_latest()
+
             # score, and keep the best
-            if validate:
+            if validate and not stopping:
                 found = evaluate(net, val, place, log.picture(step, val))
                 log.scalars(step, {f'val/{k}': found[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')})
                 place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
                 if found['mIoU'] > best['mIoU']:
                     best = {'mIoU': found['mIoU'], 'step': step}
                     keep(place, 'best', net, step, scores=found)
-
-            # save; latest comes last, so that a run killed in between writes the others again
-            if save:
-                keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
-            if save or stopping:
-                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
+                    if save:
+                        keep_latest()
             if stopping:
                 place.say(f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there')
                 return 128 + (stops or [signal.SIGTERM])[0]
             began = time.time()
-    place.say(f'finished: {s.ITER_MAX} steps, best mIoU {100 * best["mIoU"]:.2f} at step {best["step"]}; checkpoints in {checkpoint.folder()}')
+    scored = f', best mIoU {100 * best["mIoU"]:.2f} at step {best["step"]}' if best['step'] else ''
+    place.say(f'finished: {s.ITER_MAX} steps{scored}; checkpoints in {checkpoint.folder()}')
 
 
 if __name__ == '__main__':

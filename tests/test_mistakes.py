@@ -418,7 +418,7 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
     state = trained.checkpoint('best')
     state['net']['fc2.weight'][0, 0] = float('nan')
     torch.save(state, kept.folder / 'nan.pth')
-    told(kept.run('train.py', f'INIT={kept.folder}/nan.pth', 'ITER_SAVE=1', 'ITER_VAL=1', 'NAME=nan'), 1, 'not finite since step 1')
+    told(kept.run('train.py', f'INIT={kept.folder}/nan.pth', 'NAME=nan'), 1, 'nan.pth', 'these weights are not finite')
     latest = trained.checkpoint('latest')  # the same in the run's own file
     latest['net']['fc2.weight'][0, 0] = float('nan')
     room = Room(kept.folder, kept.data)
@@ -487,7 +487,7 @@ def test_full_disk_while_drawing(room):
 
 
 @pytest.mark.parametrize('script, name', [('train.py', 'log.jsonl'), ('train.py', 'settings.py'), ('train.py', 'source.zip'),
-                                          ('eval.py', 'scores.json'), ('eval.py', 'index/00.png')])
+                                          ('eval.py', 'scores.json.part'), ('eval.py', 'index/00.png')])
 def test_full_disk_of_logs(kept, script, name):
     file = kept.logs / 'tiny' / name
     file.parent.mkdir(parents=True)

@@ -58,7 +58,7 @@ def test_recipe_as_windows_editors_save_it(tmp_path):
     assert (settings.LR, settings.SEED) == (0.1, 4)
 
 
-@pytest.mark.parametrize('args, wanted', [(['trial.py'], 'trial'), (['NAME=mine', 'trial.py'], 'trial'), (['trial.py', 'NAME=mine'], 'mine'), (['LR=1'], 'default')])
+@pytest.mark.parametrize('args, wanted', [(['trial.py'], 'trial'), (['NAME=mine', 'trial.py'], 'mine'), (['trial.py', 'NAME=mine'], 'mine'), (['LR=1'], 'default')])
 def test_name_of_the_run(args, wanted, tmp_path):
     path = recipe(tmp_path, 'LR = 0.1\n')
     override([path if a == 'trial.py' else a for a in args])
