@@ -462,14 +462,16 @@ def test_clean(copy):
     assert 'nothing to remove' in shell(copy, 'clean.sh').stdout
     for name in ('logdir/a', 'logdir/b c', 'models/a', 'models/pretrained'):
         (copy / name).mkdir(parents=True)
-        (copy / name / 'file').touch()
+        (copy / name / ('final.pth' if 'models' in name else 'log.jsonl')).touch()
     (copy / 'elsewhere').mkdir()
+    (copy / 'logdir' / 'notes').mkdir()  # no run
     assert shell(copy, 'clean.sh', '../elsewhere').returncode == 2 and (copy / 'elsewhere').exists()
     assert 'nothing to remove' in shell(copy, 'clean.sh', 'pretrained').stdout
     assert shell(copy, 'clean.sh', 'a').stdout.split('\n') == ['removed ./logdir/a', 'removed ./models/a', '']
     assert (copy / 'logdir' / 'b c').exists()
     assert shell('/', str(copy / 'clean.sh')).stdout == 'removed ./logdir/b c\n'
-    assert os.listdir(copy / 'models') == ['pretrained'] and os.listdir(copy / 'models' / 'pretrained') == ['file'] and not os.listdir(copy / 'logdir')
+    assert os.listdir(copy / 'models') == ['pretrained'] and os.listdir(copy / 'models' / 'pretrained') == ['final.pth']
+    assert os.listdir(copy / 'logdir') == ['notes']
 
 
 def test_tensorboard(copy):
