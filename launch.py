@@ -114,6 +114,8 @@ def sentence(error):
     if isinstance(error, OSError):
         where = error.filename or f'a file in LOG_DIR = {settings.LOG_DIR!r} or SAVE_DIR = {settings.SAVE_DIR!r}'
         return f'{where}: {error.strerror or text.strip().splitlines()[-1]}'
+    if type(error).__name__ == 'BrokenBarrierError':
+        return 'a replica of nn.DataParallel failed while the others waited for it, most likely out of memory; lower BATCH_SIZE, or start with torchrun'
     if 'Expected more than 1 value per channel' in text:
         return 'batch norm has a single value per channel to train on; raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):

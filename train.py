@@ -7,6 +7,7 @@ The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM s
 """
 import contextlib
 import fcntl
+import inspect
 import json
 import math
 import os
@@ -81,8 +82,9 @@ def wrap(net, place):
     if settings.COMPILE:
         net.compile()
     if place.world > 1:
-        return nn.parallel.DistributedDataParallel(net, [place.device] if place.cuda else None, broadcast_buffers=False,
-                                                   gradient_as_bucket_view=True)
+        ddp = nn.parallel.DistributedDataParallel
+        sync = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in inspect.signature(ddp).parameters)  # newer, older torch
+        return ddp(net, [place.device] if place.cuda else None, gradient_as_bucket_view=True, **{sync: False})  # they agree already
     if len(place.devices) > 1:
         net.amp = place.amp()
         return nn.DataParallel(net, place.devices)
@@ -212,6 +214,8 @@ def main():
     net.to(place.device, memory_format=torch.channels_last)
     state = resume(place, net, optimizer, scaler)
     start = state['step'] if state else 0
+    if place.sum(torch.tensor(float(start), device=place.device)).item() != start * place.world:
+        raise UserError(f'the processes found different checkpoints in {checkpoint.folder()}; MODEL_DIR must be a folder that all machines share')
     if start >= s.ITER_MAX:
         place.say(f'{s.NAME} is finished: {start} of {s.ITER_MAX} steps; raise ITER_MAX to go on, or take another NAME')
         return

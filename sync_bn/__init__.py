@@ -10,9 +10,20 @@ import threading
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 TIMEOUT = 300  # seconds that a replica waits for the others; they are late only if one of them has failed
+
+
+class AllReduce(torch.autograd.Function):
+    """Sum over the processes; each one's gradient is the sum of all of theirs."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    backward = staticmethod(lambda ctx, gradient: AllReduce.forward(ctx, gradient))
 
 
 class Replicas:
@@ -37,7 +48,7 @@ class Replicas:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d with the statistics of all replicas or processes; same arguments, same state dict."""
+    """nn.BatchNorm2d with the statistics of all replicas or processes; same state dict. Affine, with running statistics."""
     replicas, number = None, 0  # of a replica; `joining` is what the next replicas of this module join
     joining = None
 
@@ -54,7 +65,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def sum(self, tensor):
         """Sum of the members' tensors, with gradient."""
-        return self.replicas.sum(self.number, tensor) if self.replicas else all_reduce(tensor)
+        return self.replicas.sum(self.number, tensor) if self.replicas else AllReduce.apply(tensor)
 
     def forward(self, x):
         """x (b, c, h, w) -> the same shape and type."""
