@@ -209,7 +209,7 @@ def bench_loader(place, rounds, flags):
 def bench_unit(place, rounds, flags):
     """The EM unit at the size it has in the network, with batch 1, forward and forward with backward."""
     c, (h, w) = settings.EM_CHANNELS, ((n - 1) // settings.STRIDE + 1 for n in pixels(1)[1].shape[1:])
-    unit = network.build('ema', 18).emau.to(place.device)
+    unit = network.build('ema', 18).emau.to(place.device, memory_format=torch.channels_last)
     convs = torch.nn.ModuleList([torch.nn.Conv2d(c, n, 1) for n in (c // 8, c // 8, c)]).to(place.device)
     x = torch.randn(1, c, h, w, device=place.device, dtype=place.amp())
     forms = {'unit': (lambda x: unit(x)[0], x.to(memory_format=torch.channels_last)),

@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+        return self.relu(self.bn2(self.conv2(y)).add_(self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
     def forward(self, x):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        return self.relu(self.bn3(self.conv3(y)).add_(self.downsample(x)))
 
 
 def shortcut(c_in, c_out, stride, norm):
@@ -139,7 +139,7 @@ class EMAU(nn.Module):
 
     conv1 is linear and serves the iterations alone, so it is moved from the n pixels to the k bases:
     (W x + b) . mu = x . (W^T mu) + b . mu, and a sum over W x + b is W times a sum over x, plus b. Same numbers, fewer products.
-    Half precision is promoted to float32 inside.
+    Of half precision only the products over bfloat16 pixels are left inside.
     """
 
     def __init__(self, c, k, stage_num=3, *, test_stage_num=None, momentum=0.9, update='moving_avg', norm='l2', grad=False,
@@ -165,8 +165,11 @@ class EMAU(nn.Module):
         return mu
 
     def attend(self, x):
-        """x (b, c, h, w) -> rebuilt x~ (b, c, h, w), mu (b, c, k)."""
-        size = x.shape[2:]
+        """x (b, c, h, w) -> rebuilt x~ (b, c, h, w), mu (b, c, k).
+
+        With x in bfloat16 the products over pixels are in bfloat16; softmax, both normalisations and the bases are in float32 at least.
+        """
+        size, half = x.shape[2:], x.dtype
         x = x.flatten(2).transpose(1, 2)  # b n c
         weight, bias = self.conv1.weight.flatten(1), self.conv1.bias  # c c, c
         mu = self.mu.expand(len(x), -1, -1)  # b c k
@@ -176,19 +179,18 @@ class EMAU(nn.Module):
             last = stage == stages - 1
             with torch.set_grad_enabled(enabled and (self.update == 'learnt' or self.grad and last)):
                 on_bases = (bias @ mu).unsqueeze(1)  # b 1 k
-                z = torch.baddbmm(on_bases, x, weight.t() @ mu).softmax(2)  # b n k
+                z = torch.baddbmm(on_bases.to(half), x, (weight.t() @ mu).to(half)).to(mu.dtype).softmax(2)  # b n k
             with torch.set_grad_enabled(enabled and self.update == 'learnt'):
                 mass = z.sum(1, keepdim=True)  # b 1 k
-                mu = weight @ (x.transpose(1, 2) @ z) + bias[:, None] * mass  # b c k
+                mu = weight @ (x.transpose(1, 2) @ z.to(half)).to(mu.dtype) + bias[:, None] * mass  # b c k
                 mu = self.normalise(mu / (1e-6 + mass))
-        x = z @ mu.transpose(1, 2)  # b n c
+        x = z.to(half) @ mu.to(half).transpose(1, 2)  # b n c
         return x.transpose(1, 2).unflatten(2, size), mu
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            half = x.dtype in (torch.float16, torch.bfloat16)
-            y, mu = self.attend(x.float() if half else x)
-        return F.relu(self.conv2(F.relu(y)) + x), mu
+            y, mu = self.attend(x.float() if x.dtype == torch.float16 else x)  # sums over pixels leave the range of float16
+        return self.conv2(y.relu_()).add_(x).relu_(), mu
 
     @torch.no_grad()
     def update_bases(self, mu):
@@ -256,7 +258,7 @@ class SegNet(nn.Module):
         """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
         full-size logits are never held for more than one image."""
         one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y)
-        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits, label, strict=True)]
+        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits.contiguous(), label, strict=True)]
         return tuple(map(torch.cat, zip(*found)))
 
     def update_bases(self, mu):
