@@ -31,9 +31,12 @@ NUM_WORKERS = 4                   # loader processes per training process; 0 = l
 
 # ---- augmentation, in this order
 SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image; see SCALE_MODE
-SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES, or anything between its first and last
+SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES or SHORT_SIDE, or anything between first and last
 ROTATE = 0.0                      # degrees, at most, either way
 CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
+CAT_MAX_RATIO = 1.0               # a crop of which one class fills more than this share is drawn again, at most ten times; 1 = never
+SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of SCALES and CROP_SIZE, the short side one of these; None = crops
+LONG_SIDE = 0                     # pixels: with SHORT_SIDE, the long side is never longer; 0 = no limit
 BLUR = 0.0                        # probability of a 5x5 Gaussian blur
 JITTER = 0.0                      # brightness, contrast and saturation change by at most this share
 FLIP = 0.5                        # probability of a mirror image
@@ -75,6 +78,12 @@ POLY_POWER = 0.9
 LR_DECAY = 10                     # poly is refreshed at steps this divides, as the official code does; 0 = before every step
 LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate falls to a tenth
 WARMUP = 0                        # steps of linear warm-up from a thousandth
+LOSS: Literal['ce', 'ohem', 'focal', 'dice'] = 'ce'  # cross entropy, that of the hard pixels, focal, dice; loss.py has the formulas
+OHEM_THRESHOLD = 0.7              # hard: the true class has at most this probability
+OHEM_KEEP = 100_000               # pixels at least that count as hard, per device
+FOCAL_GAMMA = 2.0
+LABEL_SMOOTHING = 0.0             # share of the target spread over all classes
+CLASS_WEIGHTS: Literal['', 'median_freq'] | tuple[float, ...] = ''  # of the loss; 'median_freq' = counted in TRAIN_SPLIT at the start
 LOSS_AVG: Literal['all', 'valid'] = 'all'  # the sum of the loss is divided by all pixels (official), or by those not void
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
 COMPILE = False                   # torch.compile of the training step: minutes to start, then faster on GPUs
@@ -95,9 +104,10 @@ FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
     IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
-    BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254), MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99),
+    CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254), MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99),
     AUX_WEIGHT=(0, None), HEAD_CHANNELS=(1, None), EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1),
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
+    OHEM_THRESHOLD=(0, 1), OHEM_KEEP=(1, None), FOCAL_GAMMA=(0, None), LABEL_SMOOTHING=(0, 0.99), CLASS_WEIGHTS=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
     ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, 2 ** 63 - 1), POLY_POWER=(0, None))
 
