@@ -1,7 +1,7 @@
 """Augmentation of a training sample: scale, rotation, crop, blur, jitter, mirror, on uint8 arrays and by one map for image and label.
 
 Scale and crop window are drawn first, and only the source pixels that the crop needs are resized. A crop that reaches beyond the scaled
-image is padded with the mean colour and void, on the right and at the bottom.
+image is padded with the mean colour and void, on the right and at the bottom. With SHORT_SIDE the crop is the whole scaled image.
 """
 import math
 from fractions import Fraction
@@ -53,28 +53,26 @@ class Augment:
         s = settings
         self.ignore, self.flip, self.rotate, self.blur, self.jitter = s.IGNORE_LABEL, s.FLIP, s.ROTATE, s.BLUR, s.JITTER
         self.crop = s.CROP_SIZE if isinstance(s.CROP_SIZE, tuple) else (s.CROP_SIZE, s.CROP_SIZE)
-        self.scales, self.scale_mode = s.SCALES, s.SCALE_MODE
+        self.scales, self.scale_mode, self.cat_max_ratio = s.SCALES, s.SCALE_MODE, s.CAT_MAX_RATIO
+        self.short_side, self.long_side = s.SHORT_SIDE, s.LONG_SIDE
         self.fill = [round(255 * v) for v in s.MEAN]
 
     def __call__(self, image, label, rng):
-        """Image (h, w, 3) RGB and label (h, w) -> those of the crop; `rng` is a numpy Generator."""
+        """Image (h, w, 3) RGB and label (h, w) -> those of the crop, or with SHORT_SIDE of the whole; `rng` is a numpy Generator."""
         draw = rng.random(8)
-        if self.scale_mode == 'choice':
-            scale = self.scales[int(draw[0] * len(self.scales))]
-        else:
-            scale = self.scales[0] + draw[0] * (self.scales[-1] - self.scales[0])
-        scale = Fraction(scale).limit_denominator(32)  # see span()
+        scale = self.scale(label.shape, draw[0])
         size = [max(1, int(n * scale)) for n in label.shape]
-        top, left = (int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draw[1:], size, self.crop))
-        if self.rotate:
-            image, label = self.turn(image, label, scale, size, top, left, self.rotate * (2 * draw[3] - 1))
-        else:
-            window = scale, top, left, min(size[0], self.crop[0]), min(size[1], self.crop[1])
-            image, label = resize_crop(image, *window), nearest_crop(label, *window)
-            below, right = self.crop[0] - label.shape[0], self.crop[1] - label.shape[1]
-            if below or right:
-                image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=self.fill)
-                label = cv2.copyMakeBorder(label, 0, below, 0, right, cv2.BORDER_CONSTANT, value=self.ignore)
+        crop = size if self.short_side else self.crop
+        place = lambda draws: [int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draws, size, crop)]  # top, left
+        cut = lambda pixels: self.cut(pixels, scale, size, crop, corner, self.rotate * (2 * draw[3] - 1))
+        corner = place(draw[1:3])
+        found = cut(label)
+        for _ in range(10 if self.cat_max_ratio < 1 and not self.short_side else 0):  # the label's crop alone, which costs little
+            if self.mixed(found):
+                break
+            corner = place(rng.random(2))
+            found = cut(label)
+        image, label = cut(image), found
         if draw[4] < self.blur:
             image = cv2.GaussianBlur(image, (5, 5), 0)
         if self.jitter:
@@ -86,12 +84,35 @@ class Augment:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         return image, label
 
-    def turn(self, image, label, scale, size, top, left, degrees):
-        """The crop of the scaled image turned about its centre: one affine map for image and label, void outside."""
-        zoom = np.diag([float(scale), float(scale), 1.0])
-        zoom[:2, 2] = (float(scale) - 1) / 2  # pixel centres: (i + 0.5) * scale - 0.5
-        spin = np.vstack([cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1), [0, 0, 1]])
-        spin[:2, 2] -= left, top
-        to = (spin @ zoom)[:2], (self.crop[1], self.crop[0])
-        image = cv2.warpAffine(image, *to, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=self.fill)
-        return image, cv2.warpAffine(label, *to, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=self.ignore)
+    def scale(self, size, draw):
+        """The factor, a Fraction, for an image of `size` (h, w), from a number in 0..1."""
+        if self.short_side:
+            sides = self.short_side if self.scale_mode == 'choice' else range(min(self.short_side), max(self.short_side) + 1)
+            scale = Fraction(sides[int(draw * len(sides))], min(size))
+            return min(scale, Fraction(self.long_side, max(size))) if self.long_side else scale
+        if self.scale_mode == 'choice':
+            scale = self.scales[int(draw * len(self.scales))]
+        else:
+            scale = self.scales[0] + draw * (self.scales[-1] - self.scales[0])
+        return Fraction(scale).limit_denominator(32)  # see span()
+
+    def mixed(self, label):
+        """Whether no class fills more than CAT_MAX_RATIO of the valid pixels, of which there must be some."""
+        counts = np.bincount(label.ravel(), minlength=256)
+        counts[self.ignore] = 0
+        return 0 < counts.max() <= self.cat_max_ratio * counts.sum()
+
+    def cut(self, pixels, scale, size, crop, corner, degrees):
+        """The crop of an image or a label: of the scaled one of `size`, turned about its centre, what lies at `corner`; colour or void beyond."""
+        is_label = pixels.ndim == 2
+        (top, left), fill = corner, self.ignore if is_label else self.fill
+        if self.rotate:  # one affine map for image and label
+            zoom = np.diag([float(scale), float(scale), 1.0])
+            zoom[:2, 2] = (float(scale) - 1) / 2  # pixel centres: (i + 0.5) * scale - 0.5
+            spin = np.vstack([cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1), [0, 0, 1]])
+            spin[:2, 2] -= left, top
+            return cv2.warpAffine(pixels, (spin @ zoom)[:2], (crop[1], crop[0]), flags=cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR,
+                                  borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+        pixels = (nearest_crop if is_label else resize_crop)(pixels, scale, top, left, min(size[0], crop[0]), min(size[1], crop[1]))
+        below, right = crop[0] - pixels.shape[0], crop[1] - pixels.shape[1]
+        return cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill) if below or right else pixels

@@ -4,7 +4,8 @@
     python bench.py recipes/camvid.py --plain     the same beside the plain network: float32, NCHW, eager, not folded, float images,
                                                   full-size logits of the whole batch
     python bench.py DATASET=voc --loader          training samples per second of one loader process, beside a plain float pipeline
-    python bench.py --loader --synthetic 500x375  the same on drawn pictures of that width and height, laid out as CamVid
+    python bench.py --loader --synthetic 500x375  the same on drawn pictures of that width and height (2048x1024.png: PNG, else JPEG), laid
+                                                  out as CamVid, and from the cache of decoded pixels
     python bench.py --unit                        the EM unit beside its textbook form and dense position attention
     python bench.py --metric                      the confusion matrix beside the usual masked one
     ... --rounds 9                                times each is measured (default 5), after a warm-up that is thrown away
@@ -46,14 +47,15 @@ def in_turn(steps, rounds, warm=1):
 
 
 def timed(place, function, number=1):
-    """A function that calls `function` `number` times and returns the seconds of one."""
+    """A function that calls `function` `number` times and returns the seconds of one, or of one sample if `function` returns how many it did."""
     def step():
         wait()
-        begin = time.perf_counter()
+        begin, done = time.perf_counter(), 0
         for _ in range(number):
-            function()
+            found = function()
+            done += found if type(found) is int else 1
         wait()
-        return (time.perf_counter() - begin) / number
+        return (time.perf_counter() - begin) / done
     wait = torch.cuda.synchronize if place.cuda else lambda: None
     return step
 
@@ -107,11 +109,47 @@ def pixels(batch):
     return torch.randint(256, (batch, *size, 3)).byte().permute(0, 3, 1, 2), torch.randint(dataset.n_classes(), (batch, *size)).byte()
 
 
-def child(place, kind, plain):
-    """One variant in this process: for every line it reads it does a step as train.py or eval.py does; answers seconds and peak memory."""
+def child(kind, variant):
+    """One variant in this process: for every line it reads it does a step; answers seconds and peak memory."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # what libraries print is no answer
-    s, fit = settings, kind == 'training'
+    if kind == 'loader':
+        place = launch.Place([torch.device('cpu')])
+        step = loader_step(variant)
+    else:
+        place = start()
+        step = network_step(place, kind == 'training', variant == 'plain')
+    seconds, peak = timed(place, step), watch_memory(place)
+    with torch.set_grad_enabled(kind == 'training'), place.autocast() if kind == 'inference' else contextlib.nullcontext():
+        for _ in sys.stdin:
+            print(seconds(), peak(), file=answers, flush=True)
+
+
+@contextlib.contextmanager
+def children(kind, variants, memory, *more):
+    """{variant: a function that has a process of its own do a step and returns its seconds}; puts the peak of it into `memory`."""
+    command, pipe = [sys.executable, __file__, *sys.argv[1:], *more, '--child'], subprocess.PIPE
+    found = {v: subprocess.Popen([*command, f'{kind} {v}'], stdin=pipe, stdout=pipe, text=True) for v in variants}
+
+    def asked(process, variant):
+        def step():
+            with contextlib.suppress(BrokenPipeError):
+                print('step', file=process.stdin, flush=True)
+            line = process.stdout.readline()
+            if not line and process.wait() < 0:
+                raise settings.UserError(f'the {variant} variant was killed by signal {-process.wait()}; if memory ran out, lower BATCH_SIZE or CROP_SIZE')
+            seconds, memory[variant] = map(float, line.split() or sys.exit(process.wait() or 1))  # it has said why
+            return seconds
+        return step
+
+    yield {v: asked(p, v) for v, p in found.items()}
+    for process in found.values():
+        process.communicate()  # closes its input, at which it ends
+
+
+def network_step(place, fit, plain):
+    """A step as train.py or eval.py does it."""
+    s = settings
     image, label = pixels(s.BATCH_SIZE // s.ACCUMULATE if fit else s.TEST_BATCH)
     net = network.build().to(place.device, memory_format=torch.contiguous_format if plain else torch.channels_last)
     if plain:
@@ -140,10 +178,7 @@ def child(place, kind, plain):
         if mu is not None:
             net.update_bases(mu.detach().mean(0))
 
-    seconds, peak = timed(place, step), watch_memory(place)
-    with torch.set_grad_enabled(fit), contextlib.nullcontext() if fit else place.autocast():
-        for _ in sys.stdin:
-            print(seconds(), peak(), file=answers, flush=True)
+    return step
 
 
 def convolution(place, half):
@@ -164,24 +199,10 @@ def bench_network(place, rounds, flags):
           f'parameters {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M; MACs {work:.2f} G per image, 2 FLOP each; training is taken for 3 forwards\n'
           f'memory: {"peak of all tensors" if place.cuda else "peak resident memory above that before the first step, so without the weights"}')
 
-    def asked(process, variant):
-        """A function that has a child do a step and returns its seconds."""
-        def step():
-            with contextlib.suppress(BrokenPipeError):
-                print('step', file=process.stdin, flush=True)
-            line = process.stdout.readline()
-            if not line and process.wait() < 0:
-                raise settings.UserError(f'the {variant} variant was killed by signal {-process.wait()}; if memory ran out, lower BATCH_SIZE or CROP_SIZE')
-            seconds, memory[variant] = map(float, line.split() or sys.exit(process.wait() or 1))  # it has said why
-            return seconds
-        return step
-
     for kind, batch, passes in (('training', s.BATCH_SIZE // s.ACCUMULATE, 3), ('inference', s.TEST_BATCH, 1)):
-        command, pipe, memory = [sys.executable, __file__, *sys.argv[1:], '--child'], subprocess.PIPE, {}
-        children = {v: subprocess.Popen([*command, f'{kind} {v}'], stdin=pipe, stdout=pipe, text=True) for v in halves}
-        found = in_turn({v: asked(p, v) for v, p in children.items()} | {half: step for half, (_, step) in convs.items()}, rounds, 2)
-        for process in children.values():
-            process.communicate()  # closes its input, at which it ends
+        memory = {}
+        with children(kind, halves, memory) as steps:
+            found = in_turn(steps | {half: step for half, (_, step) in convs.items()}, rounds, 2)
         for v, half in halves.items():
             at, peak = median(found[v]), convs[half][0] / min(found[half])
             print(f'{kind:9}  {v} batch {batch}: {spread(found[v])} s, {batch / at:.2f} images/s, {memory[v]:.0f} MiB, '
@@ -191,19 +212,46 @@ def bench_network(place, rounds, flags):
 
 
 def bench_loader(place, rounds, flags):
-    """Training samples of one loader process with one thread."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    """Training samples of one loader process with one thread, from the files and, where that is kept, from the cache of decoded pixels."""
     with tempfile.TemporaryDirectory() as folder:
+        more = []
         if '--synthetic' in flags:
-            draw(folder, *map(int, flags['--synthetic'].split('x')))
-            settings.DATASET, settings.DATA_ROOT, settings.TRAIN_SPLIT, settings.N_CLASSES = 'camvid', folder, 'train', None
+            size, _, ending = flags['--synthetic'].partition('.')
+            draw(folder, *map(int, size.split('x')), ending or 'jpg')
+            more = ['DATASET=camvid', f'DATA_ROOT={folder}', 'TRAIN_SPLIT=train', 'N_CLASSES=None']
+            settings.override([*sys.argv[1:], *more])
+            for _ in dataset.cache(dataset.Dataset('train', train=False)):
+                pass
         data = dataset.Dataset(settings.TRAIN_SPLIT, train=True)
-        keys = [((p, p % len(data)) for p in itertools.count()) for _ in range(2)]  # the same samples for both
-        forms = {'tuned': lambda: data[next(keys[0])], 'plain': lambda: plain_sample(data, *next(keys[1]))}
-        print(f'{settings.DATASET} {data.split}, {len(data)} images, crop {data.augment.crop[0]}x{data.augment.crop[1]}, one process, one thread; MB per sample:',
-              ', '.join(f'{name} {sum(t.nbytes for t in form()) / 1e6:.2f}' for name, form in forms.items()))
-        compare(place, 'loader', forms, rounds, min(len(data), 40))
+        variants = ['tuned', 'plain'] + ['cached'] * data.cached
+        what = f'whole images, short side {settings.SHORT_SIDE}' if settings.SHORT_SIDE else f'crop {settings.CROP_SIZE}'
+        print(f'{settings.DATASET} {data.split}, {len(data)} images, {what}, one process, one thread; MB per sample: '
+              f'tuned {sum(t.nbytes for t in data[0, 0]) / 1e6:.2f}, plain {sum(t.nbytes for t in plain_sample(data, 0, 0)) / 1e6:.2f}')
+        with children('loader', variants, {}, *more) as steps:
+            found = in_turn(steps, rounds)
+        for v in variants:
+            print(f'loader  {v:6}  {spread([1e3 * t for t in found[v]])} ms, {spread([1 / t for t in found[v]])} per second')
+        for v in set(variants) - {'plain'}:
+            print(f'loader  plain / {v}: time {spread(found["plain"], found[v])}')
+
+
+def loader_step(variant):
+    """40 samples, or as many as there are images; returns how many. The same samples for all variants."""
+    torch.set_num_threads(1)
+    if variant == 'plain':
+        cv2.setNumThreads(0)
+    else:
+        dataset.start_worker(0)
+    data = dataset.Dataset(settings.TRAIN_SPLIT, train=True)
+    data.cached = variant == 'cached'
+    count = min(len(data), 40)
+    positions = itertools.count()
+
+    def step():
+        for p in itertools.islice(positions, count):
+            plain_sample(data, p, p % len(data)) if variant == 'plain' else data[p, p % len(data)]
+        return count
+    return step
 
 
 def bench_unit(place, rounds, flags):
@@ -245,27 +293,28 @@ def bench_metric(place, rounds, flags):
 # ------------------------------------------------------------------------------------------------ only to compare with
 
 
-def draw(folder, width, height):
-    """40 clouds with noise as JPEG and blobs as palette PNG, about as hard to decode as photographs and their labels."""
-    rng = np.random.default_rng(0)
+def draw(folder, width, height, ending):
+    """Up to 40 clouds with noise as JPEG or PNG and blobs as palette PNG, about as hard to decode as photographs and their labels."""
+    rng, count = np.random.default_rng(0), min(40, 8_000_000 // (width * height) + 1)
+    grain = 6 if ending == 'jpg' else 2  # files of about the size that those of VOC and of Cityscapes (2.2 MB) have
     noise = lambda k, c: cv2.resize(rng.normal(size=(height // k + 2, width // k + 2, c)), (width, height), interpolation=cv2.INTER_CUBIC)
-    for kind, end in (('train', 'jpg'), ('trainannot', 'png')):
+    for kind in ('train', 'trainannot'):
         os.makedirs(os.path.join(folder, 'camvid', kind))
-        for i in range(40):
-            pixels = 128 + sum(6 * k ** 0.7 * noise(k, 3) for k in (2, 4, 8, 32, 64)) if end == 'jpg' else noise(height // 6, 12).argmax(2)
+        for i in range(count):
+            pixels = 128 + sum(grain * k ** 0.7 * noise(k, 3) for k in (2, 4, 8, 32, 64)) if kind == 'train' else noise(height // 6, 11).argmax(2)
             picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            if end == 'png':
+            if kind == 'trainannot':
                 picture.putpalette([*range(256)] * 3)
-            picture.save(os.path.join(folder, 'camvid', kind, f'{i}.{end}'), quality=90)
+            picture.save(os.path.join(folder, 'camvid', kind, f'{i}.{ending if kind == "train" else "png"}'), quality=90)
 
 
 def plain_sample(data, position, index):
     """A training sample in floats from file to device, as the original code makes it: the whole image is resized, then cropped."""
     draw = np.random.default_rng((data.seed, position, 1)).random(4)
     image, label = (Image.open(path) for path in data.pairs[index])
-    image = (torch.from_numpy(np.array(image.convert('RGB'))).float() / 255).permute(2, 0, 1)[None]
-    image = image.sub_(torch.tensor(settings.MEAN).view(3, 1, 1)).div_(torch.tensor(settings.STD).view(3, 1, 1))
-    label = torch.from_numpy(cv2.LUT(np.array(label), data.table))[None, None].float()
+    image = torch.from_numpy(np.array(image.convert('RGB'))).float() / 255
+    image = ((image - torch.tensor(settings.MEAN)) / torch.tensor(settings.STD)).permute(2, 0, 1)[None]
+    label = torch.from_numpy(cv2.LUT(np.array(label), data.legend.tables['raw'][:256]))[None, None].float()
     scale = data.augment.scales[int(draw[0] * len(data.augment.scales))]
     size = [max(1, int(n * scale)) for n in label.shape[2:]]
     image, label = F.interpolate(image, size, mode='bilinear', align_corners=True), F.interpolate(label, size, mode='nearest')
@@ -293,19 +342,23 @@ def dense(convs, x):
     return torch.bmm(v, torch.bmm(q.transpose(1, 2), k).softmax(2).transpose(1, 2)).view_as(x) + x
 
 
+def start():
+    place = launch.start()
+    return place._replace(devices=place.devices[:1])
+
+
 def main(flags):
     modes = {'--loader': bench_loader, '--unit': bench_unit, '--metric': bench_metric}
     for flag in flags.keys() - {'--plain', *modes, *VALUED}:
         raise settings.UsageError(f'{flag}: there is no such flag; there are --plain, --rounds N, --synthetic WxH, {", ".join(modes)}')
     rounds, (kind, variant) = flags.get('--rounds', '5'), flags.get('--child', ' ').split(' ')
-    if not rounds.isdecimal() or rounds == '0' or not re.fullmatch(r'\d+x\d+', flags.get('--synthetic', '9x9')):
-        raise settings.UsageError('--rounds takes a number from 1, --synthetic WIDTHxHEIGHT, such as 500x375')
+    if not rounds.isdecimal() or rounds == '0' or not re.fullmatch(r'\d+x\d+(\.jpg|\.png)?', flags.get('--synthetic', '9x9')):
+        raise settings.UsageError('--rounds takes a number from 1, --synthetic WIDTHxHEIGHT, such as 500x375 or 2048x1024.png')
     if variant == 'plain':
         settings.AMP, settings.COMPILE = 'off', False
-    place = launch.start()
-    place = place._replace(devices=place.devices[:1])
     if kind:
-        return child(place, kind, variant == 'plain')
+        return child(kind, variant)
+    place = start()
     name = torch.cuda.get_device_name(place.device) if place.cuda else proc('cpuinfo', 'model name')
     print(f'{name}; {torch.get_num_threads()} threads; torch {torch.__version__}; {place.amp() or torch.float32}', flush=True)
     for mode in [modes[flag] for flag in flags if flag in modes] or [bench_network]:

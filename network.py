@@ -205,22 +205,25 @@ class EMAU(nn.Module):
 class SegNet(nn.Module):
     """A trunk and a head: normalisation of uint8 images, auxiliary head and loss inside, so that DataParallel moves bytes and is balanced.
 
-    trunk      (extractor, widths) of resnet()
-    head       module: maps c1..c4 -> {'out': logits (b, n, h', w')}
-    criterion  (logits (b, n, h, w), label (b, h, w)) -> sum (b,), count (b,)
+    trunk          (extractor, widths) of resnet()
+    head           module: maps c1..c4 -> {'out': logits (b, n, h', w')}
+    criterion      (logits (b, n, h, w), label (b, h, w), weight (n,) or None) -> sum (b,), count (b,)
+    whole          the criterion compares the images of the batch: it gets them all at once
+    class_weights  n numbers for the criterion, or None
     """
     amp = None  # type of mixed precision; for nn.DataParallel, whose threads do not know the one in force outside
 
-    def __init__(self, trunk, head, n_classes, *, criterion, aux_weight, dropout, norm, mean, std):
+    def __init__(self, trunk, head, n_classes, *, criterion, whole, class_weights, aux_weight, dropout, norm, mean, std):
         super().__init__()
         self.extractor, widths = trunk
-        self.n_classes, self.criterion, self.aux_weight = n_classes, criterion, aux_weight
+        self.n_classes, self.criterion, self.whole, self.aux_weight = n_classes, criterion, whole, aux_weight
         if head:
             self.head = head
         if aux_weight:
             self.aux = FCNHead(widths[2], n_classes, 256, dropout, norm)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer('class_weights', None if class_weights is None else torch.tensor(class_weights, dtype=self.mean.dtype), persistent=False)
 
     def normalise(self, image):
         """uint8 (b, 3, h, w) -> (image / 255 - MEAN) / STD; another type as it is."""
@@ -251,14 +254,17 @@ class SegNet(nn.Module):
             return upsample(found['out'], size)
         loss_sum, count = self.loss(found['out'], label)
         if self.aux_weight:
-            loss_sum = loss_sum + self.aux_weight * self.loss(self.aux(maps[2]), label)[0]
+            aux_sum, aux_count = self.loss(self.aux(maps[2]), label)
+            ratio = count.sum() / aux_count.sum().clamp(min=1e-6)  # 1, but for OHEM: each head has hard pixels of its own
+            loss_sum = loss_sum + self.aux_weight * ratio * aux_sum
         return loss_sum, count, found.get('mu')
 
     def loss(self, logits, label):
         """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
-        full-size logits are never held for more than one image."""
-        one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y)
-        found = [checkpoint(one, x[None], y[None], use_reentrant=False, preserve_rng_state=False) for x, y in zip(logits.contiguous(), label, strict=True)]
+        full-size logits are never held for more than one image (unless it needs the `whole` batch)."""
+        one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y, weight=self.class_weights)
+        parts = (t.split(len(label) if self.whole else 1) for t in (logits.contiguous(), label))
+        found = [checkpoint(one, x, y, use_reentrant=False, preserve_rng_state=False) for x, y in zip(*parts, strict=True)]
         return tuple(map(torch.cat, zip(*found)))
 
     def update_bases(self, mu):
@@ -294,16 +300,32 @@ def upsample(logits, size):
 HEADS = {'ema': EMANet, 'fcn': FCN}
 
 
-def build(head=None, n_layers=None, n_classes=None):
-    """The network that settings describe (arguments go before settings), on the CPU, with random weights."""
+def criterion():
+    """The loss that settings name, as SegNet takes it."""
+    s = settings
+    if s.LABEL_SMOOTHING and s.LOSS not in ('ce', 'ohem'):
+        raise settings.UsageError(f'LABEL_SMOOTHING goes with LOSS=ce and LOSS=ohem, not with {s.LOSS}; set it to 0')
+    named = {'ce': functools.partial(loss.cross_entropy, average=s.LOSS_AVG, smoothing=s.LABEL_SMOOTHING),
+             'ohem': functools.partial(loss.ohem, threshold=s.OHEM_THRESHOLD, keep=s.OHEM_KEEP, smoothing=s.LABEL_SMOOTHING),
+             'focal': functools.partial(loss.focal, average=s.LOSS_AVG, gamma=s.FOCAL_GAMMA), 'dice': loss.dice}
+    return functools.partial(named[s.LOSS], ignore=s.IGNORE_LABEL)
+
+
+def build(head=None, n_layers=None, n_classes=None, weights=None):
+    """The network that settings describe (arguments go before settings), on the CPU, with random weights.
+
+    `weights`: n numbers that weigh the classes in the loss; None = equal, whatever settings say.
+    """
     s = settings
     head, n_layers, n_classes = head or s.HEAD, n_layers or s.N_LAYERS, n_classes or dataset.n_classes()
     if head not in HEADS:
         raise settings.UsageError(f'HEAD = {head!r}: there is no such head' + (settings.nearest(head, HEADS) or f'; there are {", ".join(HEADS)}'))
     norm = functools.partial(BatchNorm2d, momentum=s.BN_MOM)
     trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, norm)
-    criterion = functools.partial(loss.cross_entropy, ignore=s.IGNORE_LABEL, average=s.LOSS_AVG)
-    frame = dict(criterion=criterion, aux_weight=s.AUX_WEIGHT, dropout=s.DROPOUT, norm=norm, mean=s.MEAN, std=s.STD)
+    if weights is not None and (len(weights) != n_classes or not any(weights)):
+        raise settings.UsageError(f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0')
+    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, aux_weight=s.AUX_WEIGHT, dropout=s.DROPOUT,
+                 norm=norm, mean=s.MEAN, std=s.STD)
     if head == 'ema':
         unit = EMAU(s.EM_CHANNELS, s.EM_BASES, s.STAGE_NUM, test_stage_num=s.TEST_STAGE_NUM, momentum=s.EM_MOM, update=s.EM_UPDATE,
                     norm=s.EM_NORM, grad=s.EM_GRAD, norm_layer=norm)

@@ -82,9 +82,9 @@ LOSS: Literal['ce', 'ohem', 'focal', 'dice'] = 'ce'  # cross entropy, that of th
 OHEM_THRESHOLD = 0.7              # hard: the true class has at most this probability
 OHEM_KEEP = 100_000               # pixels at least that count as hard, per device
 FOCAL_GAMMA = 2.0
-LABEL_SMOOTHING = 0.0             # share of the target spread over all classes
+LABEL_SMOOTHING = 0.0             # share of the target spread over all classes; LOSS 'ce' and 'ohem'
 CLASS_WEIGHTS: Literal['', 'median_freq'] | tuple[float, ...] = ''  # of the loss; 'median_freq' = counted in TRAIN_SPLIT at the start
-LOSS_AVG: Literal['all', 'valid'] = 'all'  # the sum of the loss is divided by all pixels (official), or by those not void
+LOSS_AVG: Literal['all', 'valid'] = 'all'  # 'ce' and 'focal' are divided by all pixels (official), or by those not void
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
 COMPILE = False                   # torch.compile of the training step: minutes to start, then faster on GPUs
 

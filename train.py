@@ -208,7 +208,7 @@ def main():
     check(place, data, val, per_device)
     os.makedirs(checkpoint.folder(), exist_ok=True)
 
-    net = network.build()
+    net = network.build(weights=dataset.class_weights(data, place))
     optimizer = torch.optim.SGD(param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=True)
     scaler = torch.amp.GradScaler(place.device.type, enabled=s.AMP == 'fp16')
     net.to(place.device, memory_format=torch.channels_last)

@@ -17,3 +17,5 @@ LR = 3e-2
 WARMUP = 500
 LR_DECAY = 0
 NUM_WORKERS = 8
+# Median-frequency class weights as published (quoted), in the order of classes/camvid.txt; without the mark in front they are in force:
+# CLASS_WEIGHTS = (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import augment
 import dataset
+import reading
 import shapes
 from dataset import Batches, Dataset
 from helpers import blocks, colour_of, make_camvid, put, write
@@ -32,19 +33,10 @@ def train_data(**values):
 # -------------------------------------------------------------------------------------------------------- class tables
 
 
-@pytest.mark.parametrize('name, n, void', [('shapes', 8, []), ('camvid', 11, [11]), ('voc', 21, [])])
-def test_class_tables(name, n, void, tmp_path):
-    found = dataset.classes(name)
-    assert len(found.names) == len(set(found.names)) == n and found.raw == list(range(n))
-    assert found.colours.shape == (n, 3) and len({tuple(c) for c in found.colours}) == n
-    put(DATASET=name)
-    assert dataset.n_classes() == n and list(dataset.entry().void) == void
-
-
 def test_label_table(tmp_path):
     make_camvid(tmp_path)
-    table = train_data().table
-    assert table[:11].tolist() == list(range(11)) and table[11] == table[255] == 255 and set(table[12:255]) == {dataset.UNKNOWN}
+    table = train_data().legend.tables['raw']
+    assert table[:11].tolist() == list(range(11)) and table[11] == table[255] == 255 and set(table[12:255]) == set(table[256:]) == {reading.UNKNOWN}
 
 
 def test_void_is_the_ignored_label(tmp_path):
@@ -98,7 +90,7 @@ def test_unknown_data_set():
 
 def test_unknown_split(tmp_path):
     make_camvid(tmp_path)
-    with pytest.raises(UsageError, match="camvid has no split 'trainaug'; it has train, val, test"):
+    with pytest.raises(UsageError, match="camvid has no split 'trainaug'; it has train, val, trainval, test"):
         Dataset('trainaug', train=True)
 
 
@@ -225,8 +217,8 @@ def test_text_with_the_name_of_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize('pixels, said', [
-    (np.zeros((40, 56, 3), np.uint8), 'this one holds colours'), (np.zeros((40, 56, 4), np.uint8), 'this one holds colours'),
-    (np.zeros((40, 56), np.uint16), 'this one holds 16-bit values'), (np.full((40, 56), 12, np.uint8), 'label value 12 is not in classes/camvid.txt'),
+    (np.zeros((40, 56, 3), np.uint8), 'this one holds RGBA? pixels, colours'), (np.zeros((40, 56, 4), np.uint8), 'this one holds RGBA? pixels, colours'),
+    (np.full((40, 56), 3000, np.uint16), 'label value 3000 is not in classes.camvid.txt'), (np.full((40, 56), 12, np.uint8), 'label value 12 is not in classes/camvid.txt'),
     (np.arange(40 * 56).reshape(40, 56).astype(np.uint8), 'label value 12, 13, 14, 15, 16 is not'),
     (np.zeros((40, 55), np.uint8), 'this label is 55x40, its image .*train/0002.png 56x40')])
 def test_label_that_will_not_do(pixels, said, tmp_path):

@@ -337,7 +337,7 @@ def test_recipes_build_their_networks(recipe):
     settings.override([recipe] if recipe else [])
     assert settings.NAME == (os.path.splitext(os.path.basename(recipe))[0] or 'default')
     net = network.build()
-    assert net.n_classes == len(dataset.classes(settings.DATASET).names)
+    assert net.n_classes == len(dataset.classes().names)
     assert {settings.TRAIN_SPLIT, settings.VAL_SPLIT} <= set(dataset.DATASETS[settings.DATASET].splits)
 
 

@@ -1,0 +1,185 @@
+"""Whole images by their short side, and crops that no class may fill; crops, rotation, blur and jitter are in test_dataset.py."""
+import math
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+import augment
+from augment import Augment
+from dataset import Dataset
+from helpers import blocks, colour_of, make_camvid, put
+
+
+def sample(image, label, position=0, **values):
+    put(**dict(FLIP=0.0) | values)
+    return Augment()(image, label, np.random.default_rng((0, position, 1)))
+
+
+def plain(h, w):
+    return np.zeros((h, w, 3), np.uint8), np.zeros((h, w), np.uint8)
+
+
+class Counted:
+    """A generator that counts the numbers drawn."""
+
+    def __init__(self, seed=0):
+        self.rng, self.drawn = np.random.default_rng(seed), []
+
+    def random(self, n=None):
+        self.drawn.append(n or 1)
+        return self.rng.random(n)
+
+
+# ---------------------------------------------------------------------------------------------------------- whole images
+
+
+@pytest.mark.parametrize('size, side, limit, wanted', [
+    ((60, 80), 30, 0, (30, 40)), ((80, 60), 30, 0, (40, 30)), ((60, 80), 90, 0, (90, 120)), ((60, 60), 33, 0, (33, 33)), ((61, 83), 47, 0, (47, 63)),
+    ((60, 80), 90, 100, (75, 100)), ((80, 60), 90, 100, (100, 75)), ((60, 80), 90, 120, (90, 120)), ((60, 80), 90, 119, (89, 119)),
+    ((60, 80), 60, 80, (60, 80)), ((20, 100), 40, 64, (12, 64))])
+def test_sizes_of_whole_images(size, side, limit, wanted):
+    image, label = sample(*plain(*size), SHORT_SIDE=(side,), LONG_SIDE=limit, CROP_SIZE=16, SCALES=(2.0,))
+    assert image.shape == (*wanted, 3) and label.shape == wanted and (label == 0).all()
+
+
+@pytest.mark.parametrize('mode, sides, wanted', [
+    ('choice', (20, 26, 23), {20, 23, 26}), ('range', (20, 26), set(range(20, 27))), ('range', (26, 20), set(range(20, 27)))])
+def test_short_sides_that_occur(mode, sides, wanted):
+    found = [sample(*plain(30, 40), position, SHORT_SIDE=sides, SCALE_MODE=mode)[1].shape[0] for position in range(400)]
+    assert set(found) == wanted
+    assert max(map(found.count, wanted)) < 2.5 * 400 / len(wanted)
+
+
+@pytest.mark.parametrize('size, side', [((61, 83), 40), ((61, 83), 61), ((61, 83), 97), ((83, 61), 150), ((64, 96), 32)])
+def test_map_of_whole_images(size, side):
+    """Output pixel i lies at source (i + 0.5) / scale - 0.5, for image and label."""
+    ids = np.random.RandomState(1).randint(0, 250, size).astype(np.uint8)
+    image = np.dstack([np.arange(size[0])[:, None] + np.zeros(size), 2 * np.arange(size[1]) + np.zeros(size), np.zeros(size)]).astype(np.uint8)
+    found, label = sample(image, ids, SHORT_SIDE=(side,))
+    scale = Fraction(side, min(size))
+    rows, columns = ([math.floor((i + Fraction(1, 2)) / scale) for i in range(n)] for n in label.shape)
+    assert (label == ids[rows][:, columns]).all()
+    at = [np.clip((np.arange(n) + 0.5) / float(scale) - 0.5, 0, m - 1) for n, m in zip(label.shape, size)]
+    assert np.abs(found[..., 0] - at[0][:, None]).max() <= 1 and np.abs(found[..., 1] - 2 * at[1]).max() <= 1
+    assert np.abs((found[..., 1] - 2 * at[1]).mean()) < 0.2
+
+
+@pytest.mark.parametrize('values', [dict(), dict(ROTATE=30.0), dict(SCALE_MODE='range', LONG_SIDE=180)], ids=str)
+@pytest.mark.parametrize('flip', [0.0, 1.0])
+def test_whole_images_stay_aligned(values, flip):
+    raw, seen = blocks(120, 160, seed=3), 0
+    for position in range(6):
+        image, label = sample(colour_of(raw)[..., ::-1].copy(), raw, position, SHORT_SIDE=(60, 100, 150), FLIP=flip, **values)
+        assert label.shape == image.shape[:2] and min(label.shape) in range(60, 151)
+        kernel = np.ones((7, 7))
+        inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
+        inside[:3] = inside[-3:] = inside[:, :3] = inside[:, -3:] = False
+        assert np.abs(image.astype(int) - colour_of(label)[..., ::-1])[inside].max() <= 1
+        assert (label == 255).any() == ('ROTATE' in values)
+        seen += inside.mean() / 6
+    assert seen > 0.1
+
+
+def test_flip_mirrors_whole_images():
+    raw = blocks(60, 80, seed=1)
+    (a, b), (c, d) = (sample(colour_of(raw), raw, SHORT_SIDE=(45,), FLIP=flip) for flip in (0.0, 1.0))
+    assert (a[:, ::-1] == c).all() and (b[:, ::-1] == d).all() and not (b == d).all()
+
+
+def test_rotation_of_whole_images_by_nothing():
+    raw = np.add.outer(np.arange(72), np.arange(100)).astype(np.uint8)
+    (a, b), (c, d) = (sample(np.dstack([raw] * 3), raw, SHORT_SIDE=(90,), ROTATE=angle) for angle in (0.0, 1e-7))
+    assert a.shape == c.shape and np.abs(a.astype(int) - c)[2:-2, 2:-2].max() <= 1 and (b == d)[2:-2, 2:-2].mean() > 0.99
+
+
+def test_whole_images_of_the_data_set(tmp_path):
+    """One window there is: no class share makes it another one; blur and jitter come as ever."""
+    make_camvid(tmp_path, SHORT_SIDE=(30, 50), CAT_MAX_RATIO=0.01, BLUR=1.0, JITTER=0.3)
+    data, rng = Dataset('train', train=True), Counted()
+    assert {data[p, 0][1].shape for p in range(20)} == {(30, 42), (50, 70)}
+    assert (data[3, 0][0] == data[3, 0][0]).all() and data[3, 0][0].shape == (3, *data[3, 0][1].shape)
+    data.augment(*data.read(0), rng)
+    assert rng.drawn == [8, 1]
+
+
+# ------------------------------------------------------------------------------------------------------- shares of a class
+
+
+def island(n=64, side=20):
+    """A label of class 0 with a square of class 1 in one corner."""
+    label = np.zeros((n, n), np.uint8)
+    label[:side, :side] = 1
+    return label
+
+
+def shares(label, crop):
+    """Whether each window holds class 1 by a fifth at least."""
+    return np.mean([(label[y:y + crop, x:x + crop] == 1).mean() >= 0.2
+                    for y in range(len(label) - crop + 1) for x in range(len(label) - crop + 1)])
+
+
+@pytest.mark.parametrize('ratio, tries', [(1.0, 1), (0.8, 11)])
+def test_windows_are_drawn_until_one_will_do(ratio, tries):
+    label = island(side=14)
+    once, n = shares(label, 16), 600
+    found = [(sample(plain(64, 64)[0], label, p, SCALES=(1.0,), CROP_SIZE=16, CAT_MAX_RATIO=ratio)[1] == 1).mean() >= 0.2 for p in range(n)]
+    wanted = 1 - (1 - once) ** tries
+    assert 0.03 < once < 0.2 and np.mean(found) == pytest.approx(wanted, abs=4 * math.sqrt(wanted * (1 - wanted) / n))
+
+
+@pytest.mark.parametrize('stripe, ratio, draws', [
+    ([0], 0.99, 10), ([0], 1.0, 0), ([255], 0.99, 10), ([255], 1.0, 0), ([0, 1], 0.5, 0), ([0, 1], 0.49, 10), ([0, 1, 255, 255], 0.5, 0),
+    ([0, 0, 255, 1, 0, 255, 255, 255], 0.74, 10), ([0, 0, 255, 1, 0, 255, 255, 255], 0.75, 0)])
+@pytest.mark.parametrize('values', [dict(), dict(CROP_SIZE=(32, 48), BLUR=0.5, JITTER=0.2)], ids=str)
+def test_numbers_drawn(stripe, ratio, draws, values):
+    """Void pixels are no share; a share that is just allowed is; windows without a valid pixel will not do; at most ten more are drawn."""
+    put(**dict(SCALES=(1.0,), CROP_SIZE=16, CAT_MAX_RATIO=ratio) | values)
+    rng, label = Counted(), np.tile(np.array([stripe], np.uint8), (64, 64 // len(stripe)))
+    Augment()(plain(64, 64)[0], label, rng)
+    assert rng.drawn == [8] + [2] * draws + [1]
+
+
+@pytest.mark.parametrize('values', [dict(), dict(IGNORE_LABEL=200, ROTATE=20.0)], ids=str)
+def test_padding_is_no_share(values):
+    """An image that fills an eighth of the crop, half by half."""
+    label, rng = np.zeros((16, 32), np.uint8), Counted()
+    label[:, 16:] = 1
+    put(**dict(SCALES=(1.0,), CROP_SIZE=64, CAT_MAX_RATIO=0.6) | values)
+    found = Augment()(plain(16, 32)[0], label, rng)[1]
+    assert rng.drawn == [8, 1] and (found == values.get('IGNORE_LABEL', 255)).mean() > 0.8
+
+
+def test_the_image_is_resized_once(monkeypatch):
+    calls = {'resize_crop': 0, 'nearest_crop': 0}
+    for name in calls:
+        def counted(*args, name=name, kept=getattr(augment, name)):
+            calls[name] += 1
+            return kept(*args)
+        monkeypatch.setattr(augment, name, counted)
+    sample(*plain(64, 64), SCALES=(1.5,), CROP_SIZE=16, CAT_MAX_RATIO=0.5)
+    assert calls == {'resize_crop': 1, 'nearest_crop': 11}
+
+
+@pytest.mark.parametrize('rotate', [0.0, 30.0])
+def test_image_and_label_of_the_window_that_was_taken(rotate):
+    raw, moved = blocks(120, 160, seed=3, classes=3, side=40), 0
+    for position in range(10):
+        values = dict(SCALES=(1.0, 1.5), CROP_SIZE=48, ROTATE=rotate)
+        image, label = sample(colour_of(raw), raw, position, CAT_MAX_RATIO=0.6, **values)
+        kernel = np.ones((7, 7))
+        inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
+        inside[:3] = inside[-3:] = inside[:, :3] = inside[:, -3:] = False
+        assert np.abs(image.astype(int) - colour_of(label))[inside].max() <= 1
+        moved += not (label == sample(colour_of(raw), raw, position, CAT_MAX_RATIO=1.0, **values)[1]).all()
+    assert 2 < moved < 10
+
+
+@pytest.mark.parametrize('values', [dict(CAT_MAX_RATIO=0.6, CROP_SIZE=24), dict(SHORT_SIDE=(30, 70), SCALE_MODE='range', ROTATE=10.0)], ids=str)
+def test_sample_follows_from_the_generator(values):
+    raw = blocks(60, 80, seed=2, classes=3, side=20)
+    first, again, other = (sample(colour_of(raw), raw, p, JITTER=0.3, FLIP=0.5, **values) for p in (5, 5, 6))
+    assert all((a == b).all() for a, b in zip(first, again)) and not (first[1].shape == other[1].shape and (first[1] == other[1]).all())
+    put(CAT_MAX_RATIO=1.0, SHORT_SIDE=None)
+    assert Augment().cat_max_ratio == 1 and Augment().short_side is None

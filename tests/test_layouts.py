@@ -1,0 +1,447 @@
+"""Every data set as its makers write it: a tiny tree with known labels, read back; label values, encodings and files that will not do."""
+import json
+import os
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dataset
+import layouts
+import reading
+import settings
+from dataset import Dataset
+from helpers import blocks, colour_of, put, write
+from settings import UserError
+from standins import SIZE, WRITE, ids_of, mat, palette, raw_of, stand_in, text
+
+ALL = sorted(layouts.DATASETS)
+
+
+def read(split='val'):
+    """The labels of a split, in its order."""
+    data = Dataset(split, train=False)
+    return [data.read(i)[1] for i in range(len(data))]
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_labels_come_back(name, tmp_path):
+    known = stand_in(name, tmp_path)
+    for split, wanted in known.items():
+        data = Dataset(split, train=False)
+        wanted = known['test'] if (name, split) == ('coco_stuff_10k', 'val') else wanted
+        assert len(data) == len(wanted)
+        for i, ids in enumerate(wanted):
+            image, label = data.read(i)
+            assert image.shape == (*ids.shape, 3)
+            if label is None:
+                assert split == 'test' and not data.labelled
+                continue
+            if name == 'folder':
+                ids = np.where(ids == 255, 0, ids)
+            assert (label == ids).all()
+            near = colour_of(ids)[8, 8, ::-1].astype(int)  # image and label belong together
+            assert np.abs(image[8, 8] - near).max() < 30
+        assert data.usual == (layouts.DATASETS[name].splits or {}).get(split)
+        pickle.loads(pickle.dumps(data))  # workers that are started afresh
+
+
+@pytest.mark.parametrize('name', ['camvid', 'cityscapes', 'nyuv2'])
+def test_trainval_is_both(name, tmp_path):
+    known = stand_in(name, tmp_path)
+    assert all((a == b).all() for a, b in zip(read('trainval'), known['train'] + known['val'], strict=True))
+
+
+@pytest.mark.parametrize('name, n', [('voc', 21), ('cityscapes', 19), ('coco_stuff', 171), ('coco_stuff_10k', 171), ('coco_panoptic', 54), ('coco_voc', 21),
+                                     ('ade20k', 150), ('pascal_context', 59), ('nyuv2', 40), ('camvid', 11), ('shapes', 8)])
+def test_class_tables(name, n):
+    put(DATASET=name)
+    found = dataset.classes()
+    assert len(found.names) == len(set(found.names)) == len(set(found.raw)) == len(found.colours) == n == dataset.n_classes()
+
+
+def test_coco_voc_is_in_the_order_of_voc():
+    put(DATASET='voc')
+    names = dataset.classes().names
+    put(DATASET='coco_voc')
+    assert dataset.classes().names == names
+    coco = dict(person=0, bicycle=1, car=2, boat=8, bird=15, tvmonitor=71, diningtable=66)  # value in COCO-Stuff's PNG: id - 1
+    assert {n: dataset.classes().raw[names.index(n)] for n in coco} == coco and dataset.classes().raw[0] is None
+
+
+# ------------------------------------------------------------------------------------------------- other encodings
+
+
+def test_trainaug_from_sbd_as_it_comes(tmp_path):
+    known = stand_in('voc', tmp_path)
+    data = Dataset('trainaug', train=False)
+    found = {os.path.basename(image)[:-4]: data.read(i)[1] for i, (image, _) in enumerate(data.pairs)}
+    wanted = {f'2008_{i:06d}': ids for i, ids in zip(range(10), known['train'])} | {f'2008_{i:06d}': ids_of('voc', i, 21) for i in (90, 91)}
+    assert found.keys() == wanted.keys()  # VOC's val, which SBD's train has, is not among them
+    assert all((found[n] == wanted[n]).all() for n in wanted)
+
+
+def test_trainaug_as_png(tmp_path):
+    stand_in('voc', tmp_path)
+    root = f'{tmp_path}/VOCdevkit/VOC2012'
+    text(f'{root}/ImageSets/Segmentation/trainaug.txt', ['/JPEGImages/2008_000090.jpg /SegmentationClassAug/2008_000090.png'])
+    palette(f'{root}/SegmentationClassAug/2008_000090.png', np.full(SIZE, 3))
+    assert [np.unique(label).tolist() for label in read('trainaug')] == [[3]]
+
+
+def test_cityscapes_train_ids(tmp_path):
+    known = stand_in('cityscapes', tmp_path)['val']
+    for folder, _, files in os.walk(f'{tmp_path}/cityscapes/gtFine/val'):
+        for f in files:
+            if f.endswith('_labelIds.png'):
+                os.unlink(f'{folder}/{f}')
+                write(f'{folder}/{f.replace("labelIds", "labelTrainIds")}', ids_of('cityscapes', int(f.split('_')[1]), 19))
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+
+
+@pytest.mark.parametrize('ending, value', [('labelIds', 255), ('labelTrainIds', 26)])
+def test_wrong_cityscapes_ids(ending, value, tmp_path):
+    stand_in('cityscapes', tmp_path, 1)
+    folder = f'{tmp_path}/cityscapes/gtFine/val/ulm0'
+    for f in os.listdir(folder):
+        os.unlink(f'{folder}/{f}')
+    write(f'{folder}/ulm0_000010_000019_gtFine_{ending}.png', np.full(SIZE, value, np.uint8))
+    with pytest.raises(UserError, match=rf'ulm0_000010_000019_gtFine_{ending}.png: label value {value} is not in classes/cityscapes.txt'):
+        read()
+
+
+def test_converted_panoptic_and_context(tmp_path):
+    known = stand_in('coco_panoptic', tmp_path / 'a')['val']
+    shutil.rmtree(tmp_path / 'a/coco/annotations')
+    for i, ids in enumerate(known, 10):
+        write(f'{tmp_path}/a/coco/panoptic_stuff_val2017/{i:012d}.png', ids)
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+    known = stand_in('pascal_context', tmp_path / 'b')['val']
+    for i, ids in enumerate(known, 10):
+        write(f'{tmp_path}/b/VOCdevkit/VOC2010/SegmentationClassContext/2008_{i:06d}.png', (ids + 1).astype(np.uint8))
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+
+
+def test_coco_voc_takes_the_images_that_are_named(tmp_path):
+    known = stand_in('coco_voc', tmp_path)['train']
+    assert len(read('train')) == 4
+    text(f'{tmp_path}/coco/coco_voc_train2017.txt', [f'{2:012d}'])
+    (label,) = read('train')
+    assert (label == known[2]).all() and len(read('val')) == 4
+
+
+def test_stuff_labels_beside_the_images(tmp_path):
+    known = stand_in('coco_stuff', tmp_path)['val']
+    for split in ('train', 'val'):
+        shutil.copytree(f'{tmp_path}/coco/stuffthingmaps_trainval2017/{split}2017', f'{tmp_path}/coco/{split}2017', dirs_exist_ok=True)
+    shutil.rmtree(f'{tmp_path}/coco/stuffthingmaps_trainval2017')
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+
+
+@pytest.mark.parametrize('name', sorted(set(ALL) - {'folder'}))
+def test_a_half_unpacked_archive(name, tmp_path):
+    """A label and an image less: both are named."""
+    stand_in(name, tmp_path, splits=['train'])
+    data = Dataset('train', train=False)
+    image, label = data.pairs[1]
+    label = getattr(label, 'path', label)
+    for path, what in ((label, 'label'), (image, 'image')):
+        os.rename(path, path + '.away')
+        if name in ('camvid', 'shapes') and what == 'image':
+            os.rename(path + '.away', path)
+            continue  # all images of the folder count
+        with pytest.raises(UserError, match=f'{os.path.basename(path)[:4]}.*this {what} is missing, 1 of 4 are'):
+            Dataset('train', train=False)
+        os.rename(path + '.away', path)
+
+
+def test_json_that_does_not_fit(tmp_path):
+    stand_in('coco_panoptic', tmp_path, splits=['val'])
+    path = f'{tmp_path}/coco/annotations/panoptic_val2017.json'
+    with open(path) as f:
+        found = json.load(f)
+    whole = json.dumps(found)
+    found['annotations'][0]['segments_info'].pop()
+    with open(path, 'w') as f:
+        json.dump(found, f)
+    with pytest.raises(UserError, match=r'000000000000.png: the JSON does not tell of segment \d+'):
+        Dataset('val', train=False).check()
+    del found['annotations'][0]
+    with open(path, 'w') as f:
+        json.dump(found, f)
+    with pytest.raises(UserError, match='000000000000.jpg: .*panoptic_val2017.json does not tell of this image'):
+        Dataset('val', train=False)
+    for broken in (whole[:-9], '[]', '{"annotations": []}'):
+        with open(path, 'w') as f:
+            f.write(broken)
+        with pytest.raises(UserError, match='panoptic_val2017.json: this is no panoptic JSON of COCO, or only part of one'):
+            Dataset('val', train=False)
+
+
+def test_mat_files_that_will_not_do(tmp_path):
+    stand_in('coco_stuff_10k', tmp_path, 1)
+    path = f'{tmp_path}/cocostuff-10k-v1.1/annotations/COCO_train2014_000000000000.mat'
+    for make in (lambda: mat(path, other=np.zeros((2, 2))), lambda: open(path, 'wb').write(b'MATLAB 5.0'), lambda: open(path, 'wb').close()):
+        make()
+        with pytest.raises(UserError, match='000000000000.mat: this MATLAB file cannot be read as a label'):
+            Dataset('train', train=False).check()
+
+
+# ------------------------------------------------------------------------------------------------------ own data
+
+
+CLASSES = ['0 10 20 30 ground', '1 200 0 0 hut', '7 0 0 200 tree', '9 255 255 255 void']
+
+
+def own(folder, *lines):
+    put(DATASET='folder', DATA_ROOT=str(folder), TRAIN_SPLIT='train', NUM_WORKERS=0)
+    text(f'{folder}/classes.txt', lines or CLASSES)
+
+
+def test_colour_labels(tmp_path):
+    own(tmp_path)
+    ids = np.array([[0, 1, 2, 255]] * 3, np.uint8)
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200], [255, 255, 255]], np.uint8)[np.where(ids == 255, 3, ids)]
+    for i, mode in enumerate(('RGB', 'RGBA')):
+        write(f'{tmp_path}/images/train/{i}.png', colours)
+        os.makedirs(tmp_path / 'labels/train', exist_ok=True)
+        Image.fromarray(colours).convert(mode).save(tmp_path / f'labels/train/{i}.png')
+    assert all((label == ids).all() for label in read('train'))
+    colours[1, 1] = 1, 2, 3
+    Image.fromarray(colours).save(tmp_path / 'labels/train/0.png')
+    with pytest.raises(UserError, match=r'0.png: the colour \(1, 2, 3\) is not in .*classes.txt; add its line'):
+        read('train')
+
+
+def test_list_of_two_paths(tmp_path):
+    own(tmp_path)
+    ids = blocks(*SIZE, seed=3, classes=3)
+    raw = np.array([0, 1, 7], np.uint8)[ids]
+    for folder, name in (('bild er', 'ä 1'), ('b', '2')):
+        write(f'{tmp_path}/{folder}/{name}.jpg', colour_of(ids))
+        write(f'{tmp_path}/{folder}/{name} label.png', raw)
+    text(f'{tmp_path}/train.txt', ['bild er/ä 1.jpg bild er/ä 1 label.png', '', f'{tmp_path}/b/2.jpg\tb/2 label.png'])
+    assert all((label == ids).all() for label in read('train')) and len(read('train')) == 2
+    text(f'{tmp_path}/train.txt', ['b/2.jpg b/3.png'])
+    with pytest.raises(UserError, match=r'b/3.png: this file is missing; .*train.txt names it'):
+        read('train')
+
+
+def test_other_layouts_of_own_data(tmp_path):
+    own(tmp_path)
+    for image, label in (('train/a.jpg', 'trainannot/a.png'), ('train/b.jpg', 'trainannot/b.png'), ('train/c.jpg', 'trainannot/c.png')):
+        write(f'{tmp_path}/{image}', colour_of(np.zeros((6, 6))))
+        write(f'{tmp_path}/{label}', np.full((6, 6), 7, np.uint8))
+    assert len(read('train')) == 3
+    text(f'{tmp_path}/train.txt', ['a', 'c.jpg'])
+    assert [np.unique(label).tolist() for label in read('train')] == [[2], [2]]
+
+
+@pytest.mark.parametrize('lines, said', [
+    (['0 1 2 ground'], "line 1: '0 1 2 ground' is not"), (['x 1 2 3 a'], 'line 1'), (['0 1 2 300 a'], 'line 1'), (['0 1 2 3 a', '', '0 4 5 6 b'], 'line 3: the value 0 is named twice'),
+    (['70000 1 2 3 a'], 'line 1'), (['0 0 0 0 void'], '0 classes; there must be 1 to 253')])
+def test_class_tables_that_will_not_do(lines, said, tmp_path):
+    own(tmp_path, *lines)
+    with pytest.raises(UserError, match=r'classes.txt.*' + said.replace('(', r'\(')):
+        dataset.classes()
+
+
+def test_missing_class_table(tmp_path):
+    put(DATASET='folder', DATA_ROOT=str(tmp_path))
+    with pytest.raises(UserError, match='classes.txt: this class table cannot be read'):
+        Dataset('train', train=False)
+
+
+def test_all_other_values(tmp_path):
+    own(tmp_path, '* 0 0 0 rest', '3 1 1 1 thing', '9 0 0 0 void')
+    write(f'{tmp_path}/images/train/a.png', np.zeros((2, 3, 3), np.uint8))
+    write(f'{tmp_path}/labels/train/a.png', np.array([[0, 3, 9], [77, 255, 3]], np.uint8))
+    assert read('train')[0].tolist() == [[0, 1, 255], [0, 255, 1]]
+
+
+# ------------------------------------------------------------------------------------------------- kinds of pictures
+
+
+def test_labels_of_16_bits(tmp_path):
+    own(tmp_path, '0 0 0 0 a', '1000 1 1 1 b')
+    write(f'{tmp_path}/images/train/a.png', np.zeros((2, 2, 3), np.uint8))
+    write(f'{tmp_path}/labels/train/a.png', np.array([[0, 1000], [1000, 0]], np.uint16))
+    assert read('train')[0].tolist() == [[0, 1], [1, 0]]
+    write(f'{tmp_path}/labels/train/a.png', np.array([[0, 1001], [60000, 0]], np.uint16))
+    with pytest.raises(UserError, match='a.png: label value 1001, 60000 is not in'):
+        read('train')
+
+
+@pytest.mark.parametrize('mode, ending', [('L', 'png'), ('P', 'png'), ('RGBA', 'png'), ('I;16', 'png'), ('CMYK', 'jpg'), ('L', 'jpg'), ('1', 'png')])
+def test_images_of_other_kinds(mode, ending, tmp_path):
+    """Within what JPEG loses, as Pillow reads them."""
+    y, x = np.mgrid[:48, :64]
+    colours = np.stack([4 * x, 5 * y, 128 + 0 * x], 2).astype(np.uint8)
+    path = tmp_path / f'picture.{ending}'
+    if mode == 'I;16':
+        write(str(path), (4 * x * 256).astype(np.uint16))
+        wanted = np.repeat((4 * x)[..., None], 3, 2)
+    else:
+        picture = Image.fromarray(colours).convert(mode)
+        picture.save(path, quality=95) if ending == 'jpg' else picture.save(path)
+        wanted = np.array(Image.open(path).convert('RGB'))
+    found = reading.read_image(str(path))
+    assert found.shape == (48, 64, 3) and np.abs(found.astype(int) - wanted).max() <= 3
+
+
+def test_rotated_by_exif_alone(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / 'a.jpg', exif=exif)
+    assert reading.read_image(str(tmp_path / 'a.jpg')).shape == (20, 30, 3)
+
+
+def test_200_megapixels(tmp_path):
+    own(tmp_path)
+    for folder in ('images', 'labels'):
+        os.makedirs(tmp_path / folder / 'train')
+        Image.new('L', (20000, 10000), 7).save(tmp_path / folder / 'train/a.png', compress_level=1)
+    image, label = Dataset('train', train=False).read(0)
+    assert image.shape == (10000, 20000, 3) and (label[::999, ::999] == 2).all()
+
+
+def test_symlinked_root(tmp_path):
+    known = stand_in('cityscapes', tmp_path / 'däta räum', splits=['val'])['val']
+    os.symlink(tmp_path / 'däta räum', tmp_path / 'link')
+    put(DATA_ROOT=str(tmp_path / 'link'))
+    assert len(read()) == len(known)
+    os.symlink(tmp_path / 'link/cityscapes', tmp_path / 'direct')
+    put(DATA_ROOT=str(tmp_path / 'direct'))
+    assert len(read()) == len(known)
+
+
+# -------------------------------------------------------------------------------------------------------------- cache
+
+
+@pytest.mark.parametrize('name', ['camvid', 'coco_panoptic', 'voc'])
+def test_cache_gives_the_same(name, tmp_path):
+    stand_in(name, tmp_path)
+    plain = Dataset('train', train=False)
+    assert [*dataset.cache(plain)] == [0, 1, 2, 3] and not plain.cached
+    data = Dataset('train', train=False)
+    assert data.cached
+    for index in range(4):
+        for a, b in zip(plain[index][:2], data[index][:2]):
+            assert a.equal(b) and a.stride() == b.stride()
+    put(CROP_SIZE=33, SCALES=(1.0, 1.5))
+    samples = [Dataset('train', train=True)[7, 2] for _ in range(2)]
+    shutil.rmtree(data.kept)
+    assert all(a.equal(b) for a, b in zip(samples[0], Dataset('train', train=True)[7, 2]))
+
+
+def test_cache_reads_no_picture_and_notices_changes(tmp_path, monkeypatch):
+    stand_in('camvid', tmp_path)
+    for _ in dataset.cache(Dataset('train', train=False)):
+        pass
+    data = Dataset('train', train=False)
+    with monkeypatch.context() as m:
+        m.setattr(reading, 'read_image', lambda path: 1 / 0)
+        data.read(0)
+    image, label = data.pairs[0]
+    write(label, np.full(SIZE, 5, np.uint8))
+    os.utime(label, (1, 1))
+    assert (data.read(0)[1] == 5).all()
+    put(IGNORE_LABEL=99)
+    assert Dataset('train', train=False).read(1)[1].max() == 99  # another table, other pixels
+
+
+def test_cache_without_labels_and_on_a_full_disk(tmp_path, monkeypatch):
+    stand_in('voc', tmp_path)
+    [*dataset.cache(Dataset('test', train=False))]
+    assert Dataset('test', train=False).read(0)[1] is None
+    shutil.rmtree(Dataset('test', train=False).kept)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(UserError, match='could not be written .*No space left'):
+        [*dataset.cache(Dataset('test', train=False))]
+    assert not any(files for _, _, files in os.walk(Dataset('test', train=False).kept))
+
+
+# ------------------------------------------------------------------------------------------------------- batches, weights
+
+
+def test_batches_of_whole_images_are_padded(tmp_path):
+    stand_in('camvid', tmp_path)
+    data = Dataset('train', train=True)
+    a, b = (torch.zeros(3, 5, 9, dtype=torch.uint8), torch.zeros(5, 9, dtype=torch.uint8)), (torch.ones(3, 7, 4, dtype=torch.uint8), torch.ones(7, 4, dtype=torch.uint8))
+    images, labels = data.collate([a, b])
+    assert images.shape == (2, 3, 7, 9) and labels.shape == (2, 7, 9) and images.is_contiguous(memory_format=torch.channels_last)
+    assert (images[0, :, :5] == 0).all() and (images[1, :, :, :4] == 1).all() and (labels[1, :, 4:] == 255).all() and (labels[0, 5:] == 255).all()
+    assert images[1, :, 0, 8].tolist() == [round(255 * v) for v in settings.MEAN]
+
+
+def test_class_weights(tmp_path):
+    import launch
+    stand_in('camvid', tmp_path, 2)
+    root = f'{tmp_path}/camvid/trainannot'
+    first, second = np.full(SIZE, 11, np.uint8), np.zeros(SIZE, np.uint8)
+    first[:10], first[10:40] = 0, 1
+    second[:20, :28] = 2
+    write(f'{root}/0000.png', first)
+    write(f'{root}/0001.png', second)
+    place, data = launch.Place([torch.device('cpu')]), Dataset('train', train=True)
+    put(CLASS_WEIGHTS='median_freq')
+    n = SIZE[0] * SIZE[1]
+    zeros = 10 * 56 + n - 20 * 28
+    freq = np.array([zeros / (2 * n), 30 * 56 / n, 20 * 28 / n])
+    assert np.allclose(dataset.class_weights(data, place), [*np.median(freq) / freq, *[0] * 8])
+    put(CLASS_WEIGHTS='')
+    assert dataset.class_weights(data, place) is None
+    put(CLASS_WEIGHTS=(1.0,) * 11)
+    assert dataset.class_weights(data, place) == [1.0] * 11
+
+
+# ---------------------------------------------------------------------------------------------------- real pictures
+
+
+def test_real_cityscapes(sample_data, tmp_path):
+    """labelIds through the table are the labelTrainIds that Cityscapes' own script wrote."""
+    put(DATASET='cityscapes', DATA_ROOT=f'{sample_data}/cityscapes_sample')
+    data = Dataset('val', train=False)
+    (image, path), (_, label) = data.pairs[0], data.read(0)
+    assert path.endswith('_labelIds.png')
+    theirs = cv2.imread(path.replace('labelIds', 'labelTrainIds'), cv2.IMREAD_UNCHANGED)
+    assert (label != theirs).mean() < 0.005  # pixels on edges: the sample's two files were made smaller one by one
+    for c in np.unique(theirs):
+        assert np.bincount(label[theirs == c]).argmax() == c
+
+
+def test_real_panoptic(sample_data):
+    """The pixels of each class are the areas that the JSON tells."""
+    put(DATASET='coco_panoptic', DATA_ROOT=f'{sample_data}/coco_panoptic_sample')
+    data = Dataset('val', train=False)
+    with open(f'{sample_data}/coco_panoptic_sample/annotations/panoptic_val2017.json') as f:
+        found = json.load(f)
+    thing, raw = {c['id']: c['isthing'] for c in found['categories']}, data.classes.raw
+    assert len(data) == 2
+    for i, (image, segments) in enumerate(data.pairs):
+        areas = np.zeros(256, int)
+        (one,) = [a for a in found['annotations'] if a['file_name'] == os.path.basename(segments.path)]
+        for s in one['segments_info']:
+            areas[0 if thing[s['category_id']] else raw.index(s['category_id'])] += s['area']
+        label = data.read(i)[1]
+        areas[255] = label.size - areas.sum()
+        assert (np.bincount(label.ravel(), minlength=256) == areas).all()
+
+
+def test_real_voc(sample_data):
+    put(DATASET='voc', DATA_ROOT=f'{sample_data}/voc_sample')
+    data = Dataset('val', train=False)
+    data.check()
+    for i in range(len(data)):
+        picture = Image.open(data.pairs[i][1])
+        colours = np.array(picture.convert('RGB'))
+        label = data.read(i)[1]
+        seen = label != 255
+        assert (data.classes.colours[label[seen]] == colours[seen]).all() and (colours[~seen] == [224, 224, 192]).all()
