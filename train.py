@@ -221,7 +221,7 @@ def main():
         return
     if not state:
         trunk = checkpoint.load_trunk(net)
-        place.say('trunk weights:', trunk or 'none (PRETRAINED is empty): training from scratch')
+        place.say('trunk weights:', trunk or 'none (PRETRAINED is empty)' + ('' if s.INIT else ': training from scratch'))
         if s.INIT:
             place.say('INIT:', checkpoint.load_weights(net, s.INIT, 'any'))
     if place.world > 1 and place.cuda:
@@ -233,7 +233,8 @@ def main():
     stream = iter(dataset.train_loader(data, batches, place.cuda))
     log = Log(place, start)
     half = place.amp()
-    place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val) if val else 0} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}\n'
+    note = ''.join(f'; its makers have {d.usual} in {d.split}' for d in (data, val) if d and d.usual not in (None, len(d)))
+    place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val) if val else 0} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}{note}\n'
               f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters\n'
               f'batch {s.BATCH_SIZE} = {per_device} per device x {place.world * len(place.devices)} devices ({place.device.type}, {place.engine}) '
               f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs')
