@@ -1,4 +1,5 @@
 """Checkpoints: saving without ever leaving half a file, loading anybody's weights and saying what matched."""
+import math
 import os
 import urllib.error
 from typing import NamedTuple
@@ -8,11 +9,13 @@ import torchvision
 
 import network
 import settings
+from families import FAMILIES, OWN, rename
 from settings import UserError
 
 # Settings that decide what a network computes: those kept in a checkpoint are held against those in force.
-NETWORK = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'HEAD_CHANNELS', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM', 'SECOND_CONV',
-           'DATASET', 'MEAN', 'STD')
+NETWORK = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'FIRST_BLOCK', 'STRIDE_IN_1X1', 'UPSAMPLE', 'HEAD_CHANNELS', 'EM_CHANNELS', 'EM_BASES',
+           'STAGE_NUM', 'EM_NORM', 'SECOND_CONV', 'PSP_BINS', 'PSA_TYPE', 'PSA_COMPACT', 'PSA_SHRINK', 'PSA_MASK', 'PSA_SOFTMAX', 'DANET_D2',
+           'DEEPLABV3_PAPER', 'DEEPLABV3_RATES', 'DATASET', 'MEAN', 'STD', 'CHANNELS')
 
 
 def folder():
@@ -54,7 +57,8 @@ def read(path):
 
 class Report(NamedTuple):
     """What load_weights found: names of the tensors of the network that matched, are missing in the file, have another shape there,
-    and of those the network has no place for; step and settings that the file tells, or None and {}."""
+    and of those the network has no place for; step and settings that the file tells, or None and {}; settings by which those who made it
+    compute and which are not in force."""
     path: str
     format: str
     matched: list
@@ -63,6 +67,7 @@ class Report(NamedTuple):
     unexpected: list
     step: int = None
     settings: dict = {}
+    contrary: dict = {}
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.wrong)
@@ -70,7 +75,7 @@ class Report(NamedTuple):
         for what, names in (('missing', self.missing), ('of another shape', self.wrong), ('not used', self.unexpected)):
             if names:
                 text += f', {len(names)} {what} ({", ".join(names[:8])}{", ..." if len(names) > 8 else ""})'
-        return text
+        return text + (f'; its makers have {as_arguments(self.contrary)}' if self.contrary else '')
 
 
 def state_dict(file, path):
@@ -84,40 +89,54 @@ def state_dict(file, path):
     return {k.removeprefix('module.'): v for k, v in file.items() if isinstance(k, str) and torch.is_tensor(v)}
 
 
-def rename(state, path):
-    """(format, state dict with this project's names), recognised by the names alone."""
-    if any(k.startswith('extractor.') for k in state):
-        return ('EMANet' if 'emau.mu' in state else 'network'), state
-    if 'layer1.0.conv1.weight' in state:
-        places = {'conv1': 'extractor.0', 'bn1': 'extractor.1', **{f'layer{i}': f'extractor.{3 + i}' for i in (1, 2, 3, 4)}}
-        split = lambda k: (places.get(k.partition('.')[0], k.partition('.')[0]) + '.' + k.partition('.')[2])
-        return ('deep-stem' if 'conv1.0.weight' in state else 'plain-stem') + ' ResNet trunk', {split(k): v for k, v in state.items()}
-    raise UserError(f'{path}: the names of its tensors ({", ".join(list(state)[:3])}, ...) belong to no family known here; '
-                    'EMANet checkpoints and ResNet trunks are')
+def same(a, b):
+    """Whether two values of a setting mean the same."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-3)
+
+
+def as_arguments(values):
+    """Settings as one types them on the command line."""
+    return ' '.join(f"'{k}={v}'" if isinstance(v, tuple) else f'{k}={v}' for k, v in values.items())
+
+
+def contradicted(name, file):
+    """Of the family's conventions those that are not in force, {setting: value} of the nearest choice; {} where the file tells its own settings."""
+    own = 'settings' in file or name == OWN and 'step' not in file  # the official file has a step and no settings
+    choices = () if own else FAMILIES[name].conventions
+    return min(({k: v for k, v in choice.items() if not same(v, getattr(settings, k))} for choice in choices), key=len, default={})
 
 
 def load_weights(net, path, part=None):
     """Copies the tensors of checkpoint `path` into `net` and returns a Report.
 
-    part  None: everything must match, else UserError says what does not and with which settings it would, and nothing is copied;
-          'trunk': all of the trunk must match, the rest is left; 'any': whatever matches is copied.
+    part  None: everything must match, and settings must be what the file's family does, else UserError says what does not and with which settings
+          it would, and nothing is copied; 'trunk': all of the trunk must match, the rest is left; 'any': whatever matches is copied
     num_batches_tracked does not count: older files lack it.
     """
     file = read(path)
-    kind, state = rename(state_dict(file, path), path)
+    family, state = rename(state_dict(file, path), path)
     own = {k: v for k, v in net.state_dict().items() if part != 'trunk' or k.startswith('extractor.')}
     counts = [k for k in own if not k.endswith('num_batches_tracked')]
     matched = [k for k in counts if k in state and state[k].shape == own[k].shape]
     foreign = [k for k in state if k not in own and (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')]
     step, kept = file.get('step'), file.get('settings')
+    kept = kept if isinstance(kept, dict) else {}
+    kind = ('EMANet' if 'emau.mu' in state else 'network') if family == OWN else family
+    if family == 'ResNet trunk':
+        kind = ('deep-stem ' if 'extractor.0.0.weight' in state else 'plain-stem ') + family
     report = Report(path, kind, matched, [k for k in counts if k not in state], [k for k in counts if k in state and k not in matched], foreign,
-                    step if type(step) is int else None, kept if isinstance(kept, dict) else {})
+                    step if type(step) is int else None, kept, contradicted(family, file) if part else {})
     wrong = report.missing or report.wrong or report.unexpected
+    differ = contradicted(family, file) if part is None else {}
     if part != 'any' and wrong or not matched:
-        there, here = implied(state), implied(net.state_dict())
-        differ = [k for k in there if there[k] != here.get(k) and (part != 'trunk' or k in ('N_LAYERS', 'STEM'))]
-        hint = '; to use it: ' + ' '.join(f'{k}={there[k]}' for k in differ) if differ else ''
-        raise UserError(f'{report}; it does not fit the network that settings describe{hint}')
+        there, here = implied(state), settings.in_force() | implied(net.state_dict())
+        differ = {k: v for k, v in there.items() if v != here.get(k) and (part != 'trunk' or k in ('N_LAYERS', 'STEM'))} | differ
+        raise UserError(f'{report}; it does not fit the network that settings describe' + (f'; to use it: {as_arguments(differ)}' if differ else ''))
+    if differ:
+        raise UserError(f'{path} ({kind}): all tensors match, but the code it comes from computes otherwise than settings say; '
+                        f'to use it: {as_arguments(differ)}')
     if not all(state[k].isfinite().all() for k in matched if state[k].is_floating_point()):
         raise UserError(f'{path}: these weights are not finite; the run that saved them had gone wrong, take an earlier checkpoint')
     with torch.no_grad():
@@ -126,19 +145,41 @@ def load_weights(net, path, part=None):
     return report
 
 
+def head_of(state):
+    """The head whose tensors' names are those of the state dict, or most like them; None if it has none."""
+    keys = {k.removeprefix('head.') for k in state if k.startswith('head.')}
+    if 'emau.mu' in state or not keys:
+        return 'ema' if 'emau.mu' in state else None
+    with torch.device('meta'):
+        names = {head: set(network.make_head(head, (256, 512, 1024, 2048), 2).state_dict()) for head in network.HEADS if head != 'ema'}
+    share = {head: len(keys & own) / len(keys | own) for head, own in names.items()}
+    return max(share, key=share.get) if any(share.values()) else None
+
+
 def implied(state):
-    """The settings that the shapes of a state dict imply: {name: value}."""
+    """The settings that the names and shapes of a state dict imply: {name: value}."""
     blocks = [len({k.split('.')[2] for k in state if k.startswith(f'extractor.{i}.')}) for i in (4, 5, 6, 7)]
     bottleneck = 'extractor.4.0.conv3.weight' in state
     found = {'N_LAYERS': n for n, (block, counts) in network.RESNETS.items() if list(counts) == blocks and (block.expansion == 4) == bottleneck}
     found['STEM'] = 'deep' if 'extractor.0.0.weight' in state else 'plain'
     found['AUX_WEIGHT'] = 0.4 if 'aux.2.weight' in state else 0.0
-    if 'emau.mu' in state:
-        found |= {'HEAD': 'ema', 'EM_CHANNELS': state['emau.mu'].shape[1], 'EM_BASES': state['emau.mu'].shape[2],
-                  'SECOND_CONV': 'fc1.0.conv.weight' in state}
-    elif 'head.out.2.weight' in state:
-        found['HEAD'] = 'fcn'
-    for classifier in ('fc2.weight', 'head.out.2.weight'):
+    head = head_of(state)
+    if head:
+        found['HEAD'] = head
+    if head == 'ema':
+        found |= {'EM_CHANNELS': state['emau.mu'].shape[1], 'EM_BASES': state['emau.mu'].shape[2], 'SECOND_CONV': 'fc1.0.conv.weight' in state}
+    if head == 'psa':
+        both = 'head.directions.1.reduce.conv.weight' in state
+        found['PSA_TYPE'] = 'both' if both else 'distribute' if settings.PSA_TYPE == 'distribute' else 'collect'  # their tensors have the same names
+        cells = len(state.get('head.directions.0.attention.1.weight', ()))
+        side = math.isqrt(cells)
+        if cells and side ** 2 == cells:
+            found['PSA_MASK'] = side
+            if side % 2 == 0:
+                found['PSA_COMPACT'] = True  # masks of offsets have a middle
+    if head == 'danet':
+        found['DANET_D2'] = 'head.aux.0.1.weight' not in state
+    for classifier in ('fc2.weight', 'head.out.2.weight', 'head.out.1.weight', 'head.score.2.weight'):
         if classifier in state:
             found['N_CLASSES'], width = state[classifier].shape[:2]
             if found.get('SECOND_CONV', True):

@@ -1,6 +1,6 @@
 """EMANet: Expectation-Maximization Attention Networks for Semantic Segmentation (Li et al., ICCV 2019), and the frame of its rivals.
 
-From the bottom up: the ResNet trunk, the EM attention unit `EMAU` (paper, section 3; it can be lifted out of here), the networks.
+From the bottom up: the EM attention unit `EMAU` (paper, section 3; it can be lifted out of here), the networks, the table of heads.
     net = build()              what settings describe, on the CPU, random weights
     net(image)                 logits (b, n, h, w) at the size of the image
     net(image, label)          loss_sum (b,), count (b,), mu (b, c, k) or None, for training
@@ -19,103 +19,22 @@ from torch.utils.checkpoint import checkpoint
 import dataset
 import loss
 import settings
+from baselines.a2net import A2Net
+from baselines.acfnet import ACFNet
+from baselines.att2scale import AttentionToScale
+from baselines.bisenet import BiSeNet
 from baselines.blocks import ConvBNReLU
+from baselines.danet import DANet
+from baselines.deeplabv3 import DeepLabV3
+from baselines.deeplabv3plus import DeepLabV3Plus
+from baselines.denseaspp import DenseASPP
 from baselines.fcn import FCN, FCNHead
+from baselines.non_local import NonLocal
+from baselines.psa import PSA, mask_side
+from baselines.psp import PSP
+from baselines.semanticfpn import SemanticFPN
 from sync_bn import BatchNorm2d
-
-# ---------------------------------------------------------------------------------------------------------------- trunk
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left)."""
-    expansion = 1
-
-    def __init__(self, c_in, c, stride, dilation, norm):
-        super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c, 3, stride, dilation, dilation, bias=False)
-        self.bn1 = norm(c)
-        self.conv2 = nn.Conv2d(c, c, 3, 1, dilation, dilation, bias=False)
-        self.bn2 = norm(c)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut(c_in, c, stride, norm)
-
-    def forward(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)).add_(self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut (figure 5 right), the stride on the 3x3."""
-    expansion = 4
-
-    def __init__(self, c_in, c, stride, dilation, norm):
-        super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c, 1, bias=False)
-        self.bn1 = norm(c)
-        self.conv2 = nn.Conv2d(c, c, 3, stride, dilation, dilation, bias=False)
-        self.bn2 = norm(c)
-        self.conv3 = nn.Conv2d(c, 4 * c, 1, bias=False)
-        self.bn3 = norm(4 * c)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut(c_in, 4 * c, stride, norm)
-
-    def forward(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)).add_(self.downsample(x)))
-
-
-def shortcut(c_in, c_out, stride, norm):
-    if c_in == c_out and stride == 1:
-        return nn.Sequential()
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), norm(c_out))
-
-
-RESNETS = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
-           50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
-
-
-def dilations(stride, blocks, multi_grid):
-    """(stride, dilation) of each block of layer1..4, as in the released trunk.
-
-    A dilated stage's first block has half the stage's dilation; in layer4 the grid multiplies the dilation of the others.
-    """
-    plan = [[(1, 1)] * blocks[0], [(2, 1)] + [(1, 1)] * (blocks[1] - 1)]
-    dilation = 1
-    for strided, n, grid in ((16, blocks[2], (1,)), (32, blocks[3], multi_grid)):
-        if stride >= strided:
-            plan.append([(2, 1)] + [(1, 1)] * (n - 1))
-        else:
-            dilation *= 2
-            plan.append([(1, dilation // 2)] + [(1, dilation * grid[i % len(grid)]) for i in range(1, n)])
-    return plan
-
-
-def resnet(n_layers, stem, stride, multi_grid, norm):
-    """The trunk as Sequential(stem convolutions, norm, relu, pool, layer1, layer2, layer3, layer4), and the widths of its four maps."""
-    block, blocks = RESNETS[n_layers]
-    if stem == 'deep':
-        c_in = 128
-        first = nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1, bias=False), norm(64), nn.ReLU(inplace=True),
-                              nn.Conv2d(64, 64, 3, 1, 1, bias=False), norm(64), nn.ReLU(inplace=True),
-                              nn.Conv2d(64, c_in, 3, 1, 1, bias=False))
-    else:
-        c_in = 64
-        first = nn.Conv2d(3, c_in, 7, 2, 3, bias=False)
-    layers = [first, norm(c_in), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    widths = []
-    for i, plan in enumerate(dilations(stride, blocks, multi_grid)):
-        stage = []
-        for s, d in plan:
-            stage.append(block(c_in, 64 * 2 ** i, s, d, norm))
-            c_in = 64 * 2 ** i * block.expansion
-        layers.append(nn.Sequential(*stage))
-        widths.append(c_in)
-    for m in nn.ModuleList(layers).modules():
-        if isinstance(m, nn.Conv2d):
-            nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
-    return nn.Sequential(*layers), widths
-
+from trunk import RESNETS, dilations, resnet  # noqa: F401 (others take them from here)
 
 # ---------------------------------------------------------------------------------------------------- the EM attention unit
 
@@ -203,20 +122,27 @@ class EMAU(nn.Module):
 
 
 class SegNet(nn.Module):
-    """A trunk and a head: normalisation of uint8 images, auxiliary head and loss inside, so that DataParallel moves bytes and is balanced.
+    """A trunk and a head: normalisation of uint8 images, auxiliary outputs and loss inside, so that DataParallel moves bytes and is balanced.
 
     trunk          (extractor, widths) of resnet()
-    head           module: maps c1..c4 -> {'out': logits (b, n, h', w')}
+    head           module: maps c1..c4 -> {'out': logits (b, n, h', w'), 'aux': more of them that are supervised too, in training}.
+                   What it may say of itself, as class attributes, is in TRAITS.
     criterion      (logits (b, n, h, w), label (b, h, w), weight (n,) or None) -> sum (b,), count (b,)
     whole          the criterion compares the images of the batch: it gets them all at once
     class_weights  n numbers for the criterion, or None
+    aux_weight     of the loss of an FCN head on layer3; 0: there is none
+    extra_weights  of the losses of 'aux', in order; main_weight that of 'out'
+    bgr            uint8 images, which are RGB, go to the trunk as BGR
+    enlarge        (logits, size) -> logits (b, n, *size), float32 at least
     """
     amp = None  # type of mixed precision; for nn.DataParallel, whose threads do not know the one in force outside
 
-    def __init__(self, trunk, head, n_classes, *, criterion, whole, class_weights, aux_weight, dropout, norm, mean, std):
+    def __init__(self, trunk, head, n_classes, *, criterion, whole, class_weights, aux_weight, extra_weights, main_weight, dropout, norm, mean, std,
+                 bgr, enlarge):
         super().__init__()
         self.extractor, widths = trunk
-        self.n_classes, self.criterion, self.whole, self.aux_weight = n_classes, criterion, whole, aux_weight
+        self.n_classes, self.criterion, self.whole, self.bgr, self.enlarge = n_classes, criterion, whole, bgr, enlarge
+        self.aux_weight, self.extra_weights, self.main_weight = aux_weight, extra_weights, main_weight
         if head:
             self.head = head
         if aux_weight:
@@ -226,8 +152,11 @@ class SegNet(nn.Module):
         self.register_buffer('class_weights', None if class_weights is None else torch.tensor(class_weights, dtype=self.mean.dtype), persistent=False)
 
     def normalise(self, image):
-        """uint8 (b, 3, h, w) -> (image / 255 - MEAN) / STD; another type as it is."""
-        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std if image.dtype == torch.uint8 else image
+        """uint8 RGB (b, 3, h, w) -> (image / 255 - MEAN) / STD, its channels in the trunk's order; another type as it is."""
+        if image.dtype != torch.uint8:
+            return image
+        image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return image.flip(1) if self.bgr else image
 
     def maps(self, image):
         """The outputs of layer1..4."""
@@ -237,8 +166,9 @@ class SegNet(nn.Module):
             maps.append(x)
         return maps
 
-    def decode(self, maps):
-        return self.head(*maps)
+    def decode(self, maps, image=None):
+        """What the head makes of the trunk's maps; only heads that say `sees_image` need the image."""
+        return self.head(*maps, **dict(image=self.normalise(image), trunk=self.maps) if trait(self.head, 'sees_image') else {})
 
     def forward(self, image, label=None):
         if self.amp is None:
@@ -247,22 +177,32 @@ class SegNet(nn.Module):
             return self.compute(image, label)
 
     def compute(self, image, label):
-        size = image.shape[2:]
+        image = self.normalise(image)
         maps = self.maps(image)
-        found = self.decode(maps)
+        try:
+            found = self.decode(maps, image)
+        except ValueError as e:
+            if 'more than 1 value per channel' in str(e):  # batch norm of a globally pooled map
+                raise settings.UsageError(f'HEAD={settings.HEAD} cannot train on one image per device at once: it normalises pooled maps of a single '
+                                          'value per channel; take a larger BATCH_SIZE, or a smaller ACCUMULATE') from None
+            raise
         if label is None:
-            return upsample(found['out'], size)
+            return self.enlarge(found['out'], image.shape[2:])
         loss_sum, count = self.loss(found['out'], label)
+        loss_sum = self.main_weight * loss_sum
+        outputs = list(zip(self.extra_weights, found.get('aux', [])))
         if self.aux_weight:
-            aux_sum, aux_count = self.loss(self.aux(maps[2]), label)
+            outputs.append((self.aux_weight, self.aux(maps[2])))
+        for weight, logits in outputs:
+            aux_sum, aux_count = self.loss(logits, label)
             ratio = count.sum() / aux_count.sum().clamp(min=1e-6)  # 1, but for OHEM: each head has hard pixels of its own
-            loss_sum = loss_sum + self.aux_weight * ratio * aux_sum
+            loss_sum = loss_sum + weight * ratio * aux_sum
         return loss_sum, count, found.get('mu')
 
     def loss(self, logits, label):
         """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
         full-size logits are never held for more than one image (unless it needs the `whole` batch)."""
-        one = lambda x, y: self.criterion(upsample(x, y.shape[1:]), y, weight=self.class_weights)
+        one = lambda x, y: self.criterion(self.enlarge(x, y.shape[1:]), y, weight=self.class_weights)
         parts = (t.split(len(label) if self.whole else 1) for t in (logits.contiguous(), label))
         found = [checkpoint(one, x, y, use_reentrant=False, preserve_rng_state=False) for x, y in zip(*parts, strict=True)]
         return tuple(map(torch.cat, zip(*found)))
@@ -282,7 +222,7 @@ class EMANet(SegNet):
         self.fc1 = nn.Sequential(*[ConvBNReLU(c, width, 3, norm)] if width else [], nn.Dropout2d(dropout))
         self.fc2 = nn.Conv2d(width or c, n_classes, 1)
 
-    def decode(self, maps):
+    def decode(self, maps, image=None):
         x, mu = self.emau(self.fc0(maps[3]))
         return {'out': self.fc2(self.fc1(x)), 'mu': mu}
 
@@ -290,14 +230,53 @@ class EMANet(SegNet):
         self.emau.update_bases(mu)
 
 
-def upsample(logits, size):
-    """Bilinear, align_corners, in float32 at least: interpolated bf16 would change labels."""
+def upsample(logits, size, form='corners', stride=None):
+    """Bilinear, in float32 at least (interpolated bf16 would change labels), in a `form` of UPSAMPLE; `stride` of the logits is for 'crop'."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return F.interpolate(logits, size, mode='bilinear', align_corners=True)
+    if form == 'crop':
+        if any(not 0 <= n * stride - m < stride for n, m in zip(logits.shape[2:], size)):
+            raise settings.UsageError(f'UPSAMPLE=crop enlarges logits by STRIDE, and these, {logits.shape[2]}x{logits.shape[3]} '
+                                      f'for {size[0]}x{size[1]} pixels, do not have that stride; take UPSAMPLE=corners')
+        return F.interpolate(logits, scale_factor=stride, mode='bilinear', align_corners=False)[..., :size[0], :size[1]]
+    return F.interpolate(logits, size, mode='bilinear', align_corners=form == 'corners')
 
 
-HEADS = {'ema': EMANet, 'fcn': FCN}
+HEADS = {
+    'ema': EMANet,
+    'fcn': FCN,
+    'psp': PSP,
+    'psa': PSA,
+    'danet': DANet,
+    'deeplabv3': DeepLabV3,
+    'deeplabv3plus': DeepLabV3Plus,
+    'denseaspp': DenseASPP,
+    'acfnet': ACFNet,
+    'nonlocal': NonLocal,
+    'a2net': A2Net,
+    'semanticfpn': SemanticFPN,
+    'att2scale': AttentionToScale,
+    'bisenet': BiSeNet,
+}
+TRAITS = dict(
+    extra_weights=(),     # usual weights of the losses of its 'aux' outputs, in order
+    main_weight=1.0,      # of the loss of 'out'
+    strides=(8, 16, 32),  # of the trunk that it goes with
+    layers=tuple(RESNETS),
+    sees_image=False)     # its forward takes image=(b, 3, h, w), normalised, and trunk=function image -> [c1, c2, c3, c4]
+
+
+def trait(head, name):
+    """What a head, or its class, says of itself."""
+    return getattr(head, name, TRAITS[name])
+
+
+def make_head(name, widths, n_classes, norm=nn.BatchNorm2d):
+    """A head as settings describe it; those named after it are keyword arguments of its own: PSP_BINS is bins of HEAD=psp."""
+    found = {key[len(name) + 1:].lower(): value for key, value in settings.in_force().items() if key.startswith(name.upper() + '_')}
+    if name == 'psa' and found['mask'] is None:
+        found['mask'] = mask_side(settings.CROP_SIZE, settings.STRIDE, found['shrink'], found['compact'])
+    return HEADS[name](widths, n_classes, channels=settings.HEAD_CHANNELS, dropout=settings.DROPOUT, norm=norm, **found)
 
 
 def criterion():
@@ -320,17 +299,25 @@ def build(head=None, n_layers=None, n_classes=None, weights=None):
     head, n_layers, n_classes = head or s.HEAD, n_layers or s.N_LAYERS, n_classes or dataset.n_classes()
     if head not in HEADS:
         raise settings.UsageError(f'HEAD = {head!r}: there is no such head' + (settings.nearest(head, HEADS) or f'; there are {", ".join(HEADS)}'))
-    norm = functools.partial(BatchNorm2d, momentum=s.BN_MOM)
-    trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, norm)
+    for name, value, fitting in (('STRIDE', s.STRIDE, trait(HEADS[head], 'strides')), ('N_LAYERS', n_layers, trait(HEADS[head], 'layers'))):
+        if value not in fitting:
+            raise settings.UsageError(f'HEAD={head} does not go with {name} = {value}; it takes {" or ".join(f"{name}={v}" for v in fitting)}')
+    extra = trait(HEADS[head], 'extra_weights')
+    if s.EXTRA_WEIGHTS is not None and len(s.EXTRA_WEIGHTS) != len(extra):
+        raise settings.UsageError(f'EXTRA_WEIGHTS = {s.EXTRA_WEIGHTS} will not do: HEAD={head} has {len(extra)} outputs of its own to weigh; '
+                                  f'EXTRA_WEIGHTS=None takes the usual weights, {extra}')
     if weights is not None and (len(weights) != n_classes or not any(weights)):
         raise settings.UsageError(f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0')
-    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, aux_weight=s.AUX_WEIGHT, dropout=s.DROPOUT,
-                 norm=norm, mean=s.MEAN, std=s.STD)
+    norm = functools.partial(BatchNorm2d, momentum=s.BN_MOM)
+    trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, s.FIRST_BLOCK, s.STRIDE_IN_1X1, norm)
+    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, main_weight=trait(HEADS[head], 'main_weight'),
+                 aux_weight=s.AUX_WEIGHT, extra_weights=extra if s.EXTRA_WEIGHTS is None else s.EXTRA_WEIGHTS, dropout=s.DROPOUT, norm=norm,
+                 mean=s.MEAN, std=s.STD, bgr=s.CHANNELS == 'bgr', enlarge=functools.partial(upsample, form=s.UPSAMPLE, stride=s.STRIDE))
     if head == 'ema':
         unit = EMAU(s.EM_CHANNELS, s.EM_BASES, s.STAGE_NUM, test_stage_num=s.TEST_STAGE_NUM, momentum=s.EM_MOM, update=s.EM_UPDATE,
                     norm=s.EM_NORM, grad=s.EM_GRAD, norm_layer=norm)
         return EMANet(trunk, n_classes, unit=unit, width=s.HEAD_CHANNELS if s.SECOND_CONV else 0, **frame)
-    return SegNet(trunk, HEADS[head](trunk[1], n_classes, channels=s.HEAD_CHANNELS, dropout=s.DROPOUT, norm=norm), n_classes, **frame)
+    return SegNet(trunk, make_head(head, trunk[1], n_classes, norm), n_classes, **frame)
 
 
 def fold(net):

@@ -27,6 +27,7 @@ N_CLASSES: int | None = None      # None = as many as the data set's table has
 IGNORE_LABEL = 255                # train id of void pixels: in no loss and no score
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
+CHANNELS: Literal['rgb', 'bgr'] = 'rgb'  # order in which the trunk sees them; bgr: detectron2's
 NUM_WORKERS = 4                   # loader processes per training process; 0 = load in the training process
 
 # ---- augmentation, in this order
@@ -46,12 +47,16 @@ HEAD = 'ema'                      # a name in network.HEADS
 N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
 STEM: Literal['deep', 'plain'] = 'deep'  # three 3x3 convolutions, or one 7x7 (torchvision's)
 STRIDE: Literal[8, 16, 32] = 8    # input pixels per pixel of the trunk's output
-MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; the first block's never takes effect
+MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; with FIRST_BLOCK='half' not of the first one
+FIRST_BLOCK: Literal['half', 'layer4', 'all'] = 'half'  # of dilated stages: half the dilation, the full one in layer4, or in layer3 too
+STRIDE_IN_1X1 = False             # bottlenecks are strided in their first 1x1 convolution, as the detectron2 DANet's; else in the 3x3
 PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # trunk weights: a file, 'torchvision' (fetched), '' = from scratch
 INIT = ''                         # another segmentation checkpoint to start from; what fits is loaded
 BN_MOM = 3e-4                     # weight of the new batch; short runs from scratch need 0.1
 DROPOUT = 0.1                     # probability of dropping a channel before the classifier
 AUX_WEIGHT = 0.0                  # weight of the loss of a second head on layer3; 0 = no such head
+EXTRA_WEIGHTS: tuple[float, ...] | None = None  # of the losses of the head's own further outputs, in order; None = those it was published with
+UPSAMPLE: Literal['corners', 'centres', 'crop'] = 'corners'  # logits to the image: align_corners; not; not, by STRIDE and then cropped
 HEAD_CHANNELS = 256               # width of the 3x3 convolution before the classifier
 EM_CHANNELS = 512                 # width of the EM unit (the paper: 512, 256)
 EM_BASES = 64                     # K
@@ -62,6 +67,15 @@ EM_UPDATE: Literal['moving_avg', 'none', 'learnt'] = 'moving_avg'  # how the ini
 EM_NORM: Literal['l2', 'layer', 'none'] = 'l2'  # of each basis, after every iteration
 EM_GRAD = False                   # True = gradient through the last responsibilities
 SECOND_CONV = True                # that 3x3 convolution after the unit; False = the head of the paper's Table 1
+PSP_BINS: tuple[int, ...] = (1, 2, 3, 6)  # sides of the pooled maps
+PSA_TYPE: Literal['collect', 'distribute', 'both'] = 'both'
+PSA_COMPACT = False               # True = attention between fixed positions: images of the training size alone
+PSA_SHRINK = 2                    # attention on a map this many times smaller than the trunk's
+PSA_MASK: int | tuple[int, int] | None = None  # side (or height, width) of the predicted mask; None = follows from CROP_SIZE
+PSA_SOFTMAX = True                # of the attention, over the positions it gathers from
+DANET_D2 = False                  # True = the detectron2 version: attention without parameters, one output
+DEEPLABV3_PAPER = False           # True = the classifier directly after the pyramid, rates 12, 24, 36
+DEEPLABV3_RATES: tuple[int, ...] | None = None  # dilations of the pyramid; None = those of DEEPLABV3_PAPER
 
 # ---- optimisation
 BATCH_SIZE = 16                   # images per step, over all devices and accumulation
@@ -104,8 +118,10 @@ FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
     IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
-    CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254), MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99),
-    AUX_WEIGHT=(0, None), HEAD_CHANNELS=(1, None), EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1),
+    CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254),
+    MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99), AUX_WEIGHT=(0, None), EXTRA_WEIGHTS=(0, None), HEAD_CHANNELS=(1, None),
+    EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1), PSP_BINS=(1, None),
+    PSA_SHRINK=(1, None), PSA_MASK=(1, None), DEEPLABV3_RATES=(1, None),
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     OHEM_THRESHOLD=(0, 1), OHEM_KEEP=(1, None), FOCAL_GAMMA=(0, None), LABEL_SMOOTHING=(0, 0.99), CLASS_WEIGHTS=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),

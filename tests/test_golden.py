@@ -4,13 +4,18 @@ import functools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+import checkpoint
 import dataset
 import eval as evaluation
+import families
 import helpers
 import metric
 import network
 import train
+from baselines import danet, psa
 from golden import recipe
 from helpers import assert_close, gold, put
 from sync_bn import BatchNorm2d
@@ -22,26 +27,70 @@ UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
 # ------------------------------------------------------------------------------------------------------------ network
 
 
-@pytest.mark.parametrize('name', ['emanet_r50_s8_97x97', 'emanet_r50_s16_65x81', 'emanet_r101_s8_65x65'])
+SEMSEG = dict(FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512, AUX_WEIGHT=0.4, LOSS_AVG='valid', BN_MOM=0.1)
+D2_EMANET = dict(FIRST_BLOCK='layer4', CHANNELS='bgr', EM_GRAD=True, LOSS_AVG='valid')
+D2_DANET = dict(HEAD='danet', DANET_D2=True, STEM='plain', FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True, CHANNELS='bgr',
+                STD=(1 / 255,) * 3, UPSAMPLE='crop', HEAD_CHANNELS=64, LOSS_AVG='valid')
+NETWORKS = {
+    'emanet_r50_s8_97x97': dict(),
+    'emanet_r50_s16_65x81': dict(STRIDE=16),
+    'emanet_r101_s8_65x65': dict(),
+    'emanet_d2_r50_s8_65x65': D2_EMANET,
+    'pspnet_r50_97x97': SEMSEG | dict(HEAD='psp'),
+    'psanet_r50_t0_97x97': SEMSEG | dict(HEAD='psa', PSA_TYPE='collect', CROP_SIZE=97),
+    'psanet_r50_t2_97x97': SEMSEG | dict(HEAD='psa', CROP_SIZE=97),
+    'psanet_r50_t2_compact_97x97': SEMSEG | dict(HEAD='psa', PSA_COMPACT=True, CROP_SIZE=97),
+    'danet_r50_mg4816_65x65': dict(HEAD='danet', STEM='plain', FIRST_BLOCK='layer4', HEAD_CHANNELS=512),
+    'danet_d2_r50_65x65': D2_DANET,
+}
+CONTAINERS = {  # of each reference: the checkpoint file as its makers save it
+    'XiaLiPKU/EMANet': lambda state: dict(net=state, step=30000),
+    'leftthomas/EMANet': lambda state: dict(model=state, iteration=29999),
+    'leftthomas/DANet': lambda state: dict(model=state, iteration=23999),
+    'hszhao/semseg': lambda state: dict(epoch=50, state_dict=state, optimizer=dict(state={}, param_groups=[])),
+    'junfu1115/DANet': lambda state: dict(epoch=240, state_dict=state, optimizer=dict(state={}, param_groups=[]), best_pred=0.8),
+}
+
+
+def load(net, meta, folder):
+    """The reference's weights, into `net`, through a file."""
+    path = str(folder / 'reference.pth')
+    torch.save(CONTAINERS[meta['reference']['repo']](recipe.weights(meta['keys'])), path)
+    report = checkpoint.load_weights(net, path)
+    assert len(report.matched) == len([k for k in net.state_dict() if not k.endswith('tracked')])
+    return report
+
+
+@pytest.mark.parametrize('name', NETWORKS)
 @torch.no_grad()
-def test_network(name):
+def test_network(name, tmp_path):
     meta, want = gold(name)
     args = meta['args']
-    put(STRIDE=args['stride'], STAGE_NUM=args['stage_num'])
+    put(**NETWORKS[name])
     net = network.build(n_layers=args['layers'], n_classes=args['classes']).eval()
-    net.load_state_dict(recipe.weights(meta['keys']))
+    load(net, meta, tmp_path)
     image = recipe.image(args['input']['h'], args['input']['w'], args['input']['seed'])
-    rel = meta['tolerance']['rel_to_max']
+    rel, seen = meta['tolerance']['rel_to_max'], want['argmax'].shape[1:]
 
+    if args['model'] == 'danet':
+        net.head.training = True  # for the outputs that only training uses
     found = net.decode(net.maps(image))
     assert_close(found['out'], want['lowres'], rel, 'before upsampling')
     if 'emau_mu' in want:
         assert_close(found['mu'], want['emau_mu'], rel, 'mu')
-    logits = net(image)
+    for logits, key in zip(found.get('aux', []), ('logits_sa', 'logits_sc'), strict=args['model'] == 'danet'):
+        assert_close(net.enlarge(logits, seen)[:, :, ::6, ::6], want[key], rel, key)
+    logits = net.enlarge(found['out'], seen)
+    assert (net(image) == logits[..., :image.shape[2], :image.shape[3]]).all()
     assert_close(logits[:, :, ::3, ::3], want['logits'], rel, 'logits')
     assert_close(logits.double().sum((2, 3)), want['channel_sum'], rel, 'channel sums')
     assert_close(logits.double().square().sum((2, 3)), want['channel_sumsq'], rel, 'channel sums of squares')
     assert (logits.argmax(1).numpy() == want['argmax']).mean() >= meta['tolerance']['argmax_agreement']
+    if 'pipeline' in want:  # from the picture on, colour order and all
+        pipeline = args['pipeline']
+        picture = recipe.image_u8(*(pipeline['image'][k] for k in ('h', 'w', 'seed')))
+        logits = F.interpolate(net(dataset.as_tensor(picture)[None]), (pipeline['height'], pipeline['width']), mode='bilinear', align_corners=False)
+        assert_close(logits[0, :, ::4, ::4], want['pipeline'], rel, 'pipeline')
 
 
 def test_state_dict_has_the_official_keys():
@@ -50,12 +99,15 @@ def test_state_dict_has_the_official_keys():
     assert {k: list(v.shape) for k, v in net.state_dict().items()} == meta['keys']
 
 
-def golden_unit(name, rename=lambda key: key, **kwargs):
+def golden_unit(name, folder, **kwargs):
     """The unit of a reference, its input and what (output * R).sum() is made with."""
     meta, want = gold(name)
     args = meta['args']
     unit = network.EMAU(args['c'], args['k'], args['stage_num'], norm_layer=functools.partial(BatchNorm2d, momentum=3e-4), **kwargs)
-    unit.load_state_dict({rename(k.removeprefix('emau.')): v for k, v in recipe.weights(meta['keys']).items()})
+    if kwargs:
+        load(nn.ModuleDict({'emau': unit}), meta, folder)
+    else:
+        unit.load_state_dict({k.removeprefix('emau.'): v for k, v in recipe.weights(meta['keys']).items()})
     unit.train(args['mode'] == 'train')
     x = args['input']
     x = recipe.noise(x['shape'], x['seed'], x['scale'], x['offset']).relu().requires_grad_()
@@ -66,8 +118,8 @@ def golden_unit(name, rename=lambda key: key, **kwargs):
 
 
 @pytest.mark.parametrize('name', UNITS)
-def test_unit(name):
-    meta, want, unit, x, y, mu = golden_unit(name)
+def test_unit(name, tmp_path):
+    meta, want, unit, x, y, mu = golden_unit(name, tmp_path)
     rel = meta['tolerance']['rel_to_max']
     assert_close(y, want['output'], rel, 'output')
     assert_close(mu, want['mu'], rel, 'mu')
@@ -84,17 +136,66 @@ def test_unit(name):
         assert_close(unit.conv2[1].running_var, want['running_var'], rel, 'running variance')
 
 
-def test_unit_with_gradient_through_z():
+def test_unit_with_gradient_through_z(tmp_path):
     """The detectron2 form: EM_GRAD."""
-    keys = {'conv2.weight': 'conv2.0.weight'}
-    rename = lambda key: keys.get(key, key.replace('conv2.norm.', 'conv2.1.'))
-    meta, want, unit, x, y, _ = golden_unit('emau_d2_c32_k8_t3_train', rename, grad=True)
+    put(**D2_EMANET)
+    meta, want, unit, x, y, _ = golden_unit('emau_d2_c32_k8_t3_train', tmp_path, grad=True)
     rel = meta['tolerance']['rel_to_max']
     assert_close(y, want['output'], rel, 'output')
     assert_close(x.grad, want['grad_input'], rel, 'gradient of the input')
     assert_close(unit.mu, want['mu_buffer_after'], rel, 'buffer')
     assert_close(unit.conv1.weight.grad[:16, :16, 0, 0], want['grad_conv1_weight'], rel, 'gradient of conv1.weight')
     assert_close(unit.conv1.bias.grad, want['grad_conv1_bias'], rel, 'gradient of conv1.bias')
+
+
+@pytest.mark.parametrize('name', ['psamask_m3x3_f3x4', 'psamask_m5x5_f3x3'])
+def test_reindexing_of_masks(name):
+    meta, want = gold(name)
+    args = meta['args']
+    size = args['feature_h'], args['feature_w']
+    index = psa.cells(*size, (args['mask_h'], args['mask_w']))
+    for key in ('collect', 'distribute'):
+        x = recipe.noise(args['input']['shape'], args['input']['seed']).requires_grad_()
+        pairs = psa.reindex(x, *index, distribute=key == 'distribute').unflatten(2, size)
+        (pairs * recipe.noise(args['G']['shape'], args['G']['seed'])).sum().backward()
+        assert (pairs.detach().numpy() == want[key]).all() and (x.grad.numpy() == want[key + '_grad_input']).all()
+
+
+@pytest.mark.parametrize('name, place, module', [('danet_pam_c32', 'position', danet.PAM(32)), ('danet_cam_c32', 'channel', danet.CAM())])
+def test_dual_attention(name, place, module, tmp_path):
+    meta, want = gold(name)
+    put(FIRST_BLOCK='layer4')
+    load(nn.ModuleDict({'head': nn.ModuleDict({place: nn.Sequential(nn.Identity(), module)})}), meta, tmp_path)
+    args, rel = meta['args'], meta['tolerance']['rel_to_max']
+    x = recipe.noise(args['input']['shape'], args['input']['seed'], args['input']['scale']).requires_grad_()
+    y = module(x)
+    (y * recipe.noise(args['R']['shape'], args['R']['seed'])).sum().backward()
+    assert_close(y, want['output'], rel, 'output')
+    assert_close(x.grad, want['grad_input'], rel, 'gradient of the input')
+    for key, norm in meta['param_grad_norm'].items():
+        p = dict(module.named_parameters())[key.replace('_conv', '')]
+        assert p.grad.norm().item() == pytest.approx(norm, rel=rel, abs=1e-4), key  # that of key.bias is 0 but for rounding
+
+
+def test_head_of_the_detectron2_danet(tmp_path):
+    meta, want = gold('danet_d2_head_small')
+    args, rel = meta['args'], meta['tolerance']['rel_to_max']
+    put(**D2_DANET)
+    head = network.make_head('danet', [args['in_channels']], args['classes'])
+    load(nn.ModuleDict({'head': head}), meta, tmp_path)
+    x = recipe.noise(args['input']['shape'], args['input']['seed']).requires_grad_()
+    assert_close(head.position[0](x), want['pam_in'], rel, 'into the position attention')
+    assert_close(head.channel[0](x), want['cam_in'], rel, 'into the channel attention')
+    out = head(None, None, None, x)['out']
+    assert_close(out, want['lowres'], rel, 'before upsampling')
+    label = recipe.labels(*(args['label'][k] for k in ('n', 'h', 'w', 'classes', 'seed')))
+    logits = network.upsample(out, label.shape[1:], 'crop', args['common_stride'])
+    assert_close(logits[:, :, ::3, ::3], want['logits'], rel, 'logits')
+    total, count = network.criterion()(logits, label)
+    loss = total.sum() / count.sum()
+    loss.backward()
+    assert_close(loss, want['loss'], rel, 'loss')
+    assert_close(x.grad[:, ::4], want['grad_input'], rel, 'gradient of the input')
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -160,6 +261,42 @@ def test_training_gradients(two_steps):
 def test_training_loss_in_float32(two_steps):
     meta, want, got = two_steps
     np.testing.assert_allclose(got['loss_float32'], want['loss_float32'], rtol=meta['tolerance']['loss_float32_rel'])
+
+
+@pytest.mark.parametrize('name, values', [
+    ('pspnet_train_r50_3x65x65', SEMSEG | dict(HEAD='psp')), ('psanet_train_r50_t2_2x65x65', SEMSEG | dict(HEAD='psa', CROP_SIZE=65)),
+    ('emanet_d2_train_r50_s8_2x65x65', D2_EMANET)])
+def test_step_of_others(name, values, tmp_path):
+    """One training step in float64: losses, gradients, bases, running statistics."""
+    meta, want = gold(name)
+    args, rel = meta['args'], meta['tolerance']['rel_to_max']
+    put(DROPOUT=0.0, **values)
+    net = network.build(n_layers=args['layers'], n_classes=args['classes'])
+    load(net, meta, tmp_path)
+    net.double().train()
+    n, h, w = (args['input'][k] for k in ('n', 'h', 'w'))
+    form, terms, logits = net.loss, [], []
+    net.loss = lambda x, y: logits.append(x.detach()) or terms.append(form(x, y)) or terms[-1]
+    label = recipe.labels(n, h, w, args['classes'], args['label']['seed'])
+    total, count, mu = net(recipe.batch(n, h, w, args['input']['seed']).double(), label)
+    loss = total.sum() / count.sum()
+    loss.backward()
+    wanted = [want[k] for k in ('loss', 'main_loss', 'aux_loss') if k in want]
+    for (sums, counts), value in zip(terms, wanted, strict=True):
+        assert_close(sums.sum() / counts.sum(), value, rel, 'loss')
+    assert_close(loss, wanted[0] + (0.4 * wanted[1] if len(wanted) > 1 else 0), rel, 'sum of the losses')
+    if 'pred' in want:
+        assert (net.enlarge(logits[0], (h, w)).argmax(1)[:, ::4, ::4].numpy() == want['pred']).mean() >= meta['tolerance']['argmax_agreement']
+    if mu is not None:
+        net.update_bases(mu.detach().mean(0))
+        assert_close(net.emau.mu[:, ::4], want['mu_buffer'], rel, 'buffer')
+        bn = net.emau.conv2[1]
+        assert_close(torch.stack([bn.running_mean[:16], bn.running_var[:16]]), want['bn_running'], rel, 'running statistics')
+    _, renamed = families.rename({k.removeprefix('module.'): k for k in meta['keys']}, name)
+    theirs, params = {k: ours for ours, k in renamed.items()}, dict(net.named_parameters())
+    for key, norm in zip(meta['grad_names'], want['grad_norm'], strict=True):
+        assert params.pop(theirs[key]).grad.norm().item() == pytest.approx(norm, rel=meta['tolerance']['grad_norm_each_rel']), key
+    assert not params
 
 
 def test_param_groups():

@@ -31,6 +31,11 @@ def paper_net(**values):
     return network.build(n_classes=21).eval()
 
 
+def small_head(head, **values):
+    """small_net() with a head, on a trunk that it goes with."""
+    small_net(HEAD=head, STRIDE=network.trait(network.HEADS[head], 'strides')[0], CROP_SIZE=33, **values)
+
+
 def shake(net, seed=0):
     """Statistics, weights and biases of batch norms as training might leave them."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,6 +54,21 @@ def test_parameters_of_the_paper(layers, trunk, whole, fake):
     net = paper_net(N_LAYERS=layers)
     assert millions(net.extractor) == pytest.approx(trunk, abs=5e-4)
     assert millions(net) == pytest.approx(whole, abs=5e-3)
+
+
+@pytest.mark.parametrize('params, with_stats, values', [  # NETWORKS.md, section 25: 19 classes, ResNet-101
+    (56_264_915, 56_375_251, dict(HEAD='psp')),
+    (65_707_475, 65_818_323, dict(HEAD='psp', HEAD_CHANNELS=512)),
+    (69_800_403, 69_915_347, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465)),
+    (74_346_963, 74_461_907, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=705)),
+    (65_656_787, 65_769_683, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465, PSA_TYPE='collect')),
+    (66_559_061 + 19_494, 66_668_885 + 19_494, dict(HEAD='danet', HEAD_CHANNELS=512)),
+    (47_347_923, 47_454_163, dict(HEAD='fcn'))])
+def test_parameters_of_the_others(params, with_stats, values, fake):
+    put(PRETRAINED='', **values)
+    net = network.build(n_classes=19)
+    assert sum(p.numel() for p in net.parameters()) == params
+    assert sum(v.numel() for k, v in net.state_dict().items() if not k.endswith('tracked')) == with_stats
 
 
 def test_parameters_of_the_plain_trunk(fake):
@@ -92,8 +112,17 @@ def test_stride_and_dilations(stride, layer3, layer4, size, fake):
         assert [m.shape[2] for m in net.maps(torch.empty(1, 3, 65, 65))] == [17, 9, 65 // min(stride, 16) + 1, size]
 
 
-def test_multi_grid_is_followed():
-    assert [d for _, d in network.dilations(8, (3, 4, 6, 3), (1, 3, 5))[3]] == [2, 12, 20]
+@pytest.mark.parametrize('first, stride, layer3, layer4', [
+    ('half', 8, [1, 2, 2], [2, 12, 20]), ('layer4', 8, [1, 2, 2], [4, 12, 20]), ('all', 8, [2, 2, 2], [4, 12, 20]),
+    ('half', 16, [1] * 3, [1, 6, 10]), ('layer4', 16, [1] * 3, [2, 6, 10]), ('all', 16, [1] * 3, [2, 6, 10]), ('all', 32, [1] * 3, [1] * 3)])
+def test_first_block_and_multi_grid(first, stride, layer3, layer4):
+    assert [[d for _, d in stage] for stage in network.dilations(stride, (3, 4, 3, 3), (1, 3, 5), first)[2:]] == [layer3, layer4]
+
+
+def test_stride_in_the_first_1x1(fake):
+    strides = lambda net: [(net.extractor[i][0].conv1.stride[0], net.extractor[i][0].conv2.stride[0]) for i in (4, 5, 6, 7)]
+    assert strides(paper_net(N_LAYERS=50, STRIDE=16)) == [(1, 1), (1, 2), (1, 2), (1, 1)]
+    assert strides(paper_net(N_LAYERS=50, STRIDE=16, STRIDE_IN_1X1=True)) == [(1, 1), (2, 1), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize('layers', [34, 152])
@@ -116,7 +145,7 @@ def test_any_size_goes_in(h, w, stride):
 
 @pytest.mark.parametrize('head', network.HEADS)
 def test_training_gives_sum_count_and_bases(head):
-    small_net(HEAD=head)
+    small_head(head)
     net = network.build()
     image, label = torch.randint(0, 256, (2, 3, 33, 41), dtype=torch.uint8), torch.randint(0, 8, (2, 33, 41), dtype=torch.uint8)
     loss_sum, count, mu = net(image, label)
@@ -130,7 +159,7 @@ def test_training_gives_sum_count_and_bases(head):
 @pytest.mark.parametrize('head', network.HEADS)
 @torch.no_grad()
 def test_bytes_are_normalised_inside(head):
-    small_net(HEAD=head)
+    small_head(head)
     net = network.build().eval()
     image = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.MEAN, settings.STD))
@@ -151,10 +180,12 @@ def test_float64_throughout():
     assert net.eval()(image).dtype == torch.float64
 
 
-@pytest.mark.parametrize('values', [dict(HEAD='ema'), dict(SECOND_CONV=False), dict(HEAD='fcn'), dict(AUX_WEIGHT=0.4), dict(N_LAYERS=50, STEM='deep')])
+@pytest.mark.parametrize('head, values', [
+    *((head, {}) for head in network.HEADS), ('ema', dict(SECOND_CONV=False)), ('ema', dict(AUX_WEIGHT=0.4)), ('ema', dict(N_LAYERS=50, STEM='deep')),
+    ('psa', dict(PSA_TYPE='distribute')), ('danet', dict(DANET_D2=True))])
 @torch.no_grad()
-def test_folding_changes_nothing(values):
-    small_net(**values)
+def test_folding_changes_nothing(head, values):
+    small_head(head, **values)
     net = shake(network.build())
     before = copy.deepcopy(net.state_dict())
     folded = network.fold(net)
@@ -163,7 +194,7 @@ def test_folding_changes_nothing(values):
     image = recipe.image(33, 47, 3)
     assert_close(folded(image), net.eval()(image), 1e-4)
     count = lambda n: sum(isinstance(m, nn.BatchNorm2d) for m in n.modules())
-    assert count(folded) <= 1 < count(net)  # the deep stem's last one follows no convolution directly
+    assert count(folded) <= 1 < count(net) or head == 'denseaspp'  # the deep stem's last one follows no convolution directly
 
 
 @torch.no_grad()
@@ -213,6 +244,86 @@ def test_aux_head_adds_its_share():
     assert all(p.grad is not None for p in net.aux.parameters())
     put(AUX_WEIGHT=0.0)
     assert not hasattr(network.build(), 'aux')
+
+
+def test_outputs_of_the_head_add_their_shares():
+    small_head('danet', DROPOUT=0.0, EXTRA_WEIGHTS=(0.5, 0.25), AUX_WEIGHT=0.4)
+    net = network.build()
+    image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
+    total, _, _ = net(image, label)
+    maps = net.maps(image)  # in training batch norm uses the batch, so that a second pass gives the same
+    found = net.decode(maps)
+    outputs = found['out'], *found['aux'], net.aux(maps[2])
+    terms = [F.cross_entropy(network.upsample(x, (33, 33)), label, reduction='none').sum((1, 2)) for x in outputs]
+    assert_close(total, sum(w * x for w, x in zip((1, 0.5, 0.25, 0.4), terms, strict=True)), 1e-5)
+    put(EXTRA_WEIGHTS=None)
+    assert network.build().extra_weights == (1.0, 1.0)
+    assert 'aux' not in net.eval().decode(maps)
+
+
+@pytest.mark.parametrize('values, words', [
+    (dict(HEAD='danet', EXTRA_WEIGHTS=(1.0,)), 'has 2 outputs'), (dict(HEAD='fcn', EXTRA_WEIGHTS=(1.0,)), 'has 0 outputs'),
+    (dict(HEAD='semanticfpn', STRIDE=8), 'STRIDE=32'), (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'N_LAYERS=18')])
+def test_heads_say_what_they_do_not_go_with(values, words):
+    small_net(**values)
+    with pytest.raises(settings.UsageError, match=words):
+        network.build()
+
+
+@pytest.mark.parametrize('head', ['psp', 'deeplabv3', 'bisenet'])
+def test_heads_that_need_two_images(head):
+    small_head(head)
+    net = network.build()
+    with pytest.raises(settings.UsageError, match=f'HEAD={head} cannot train on one image per device.*BATCH_SIZE'):
+        net(torch.randn(1, 3, 33, 33), torch.zeros(1, 33, 33, dtype=torch.uint8))
+    net.eval()(torch.randn(1, 3, 33, 33))
+
+
+@torch.no_grad()
+def test_channels_of_pictures_are_turned_once():
+    image = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
+    small_net()
+    rgb = network.build().normalise(image)
+    put(CHANNELS='bgr')
+    net = network.build().eval()
+    assert (net.normalise(image) == rgb.flip(1)).all() and (net.normalise(rgb) == rgb).all()
+    assert (net(image) == net(net.normalise(image))).all()
+
+
+@pytest.mark.parametrize('form, width, wanted', [
+    ('corners', 7, [0, 0.5, 1, 1.5, 2, 2.5, 3]), ('centres', 8, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]), ('centres', 2, [0.5, 2.5]),
+    ('crop', 7, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75])])
+def test_forms_of_upsampling(form, width, wanted):
+    y = network.upsample(torch.tensor([0.0, 1, 2, 3]).expand(1, 1, 2, 4), (4, width), form, 2)
+    assert y.shape == (1, 1, 4, width) and y[0, 0, 0].tolist() == wanted
+
+
+def test_cropped_upsampling_needs_logits_of_that_stride():
+    small_head('semanticfpn', UPSAMPLE='crop')
+    with pytest.raises(settings.UsageError, match='UPSAMPLE=crop.*UPSAMPLE=corners'):
+        network.build().eval()(torch.randn(1, 3, 65, 65))
+
+
+@torch.no_grad()
+def test_attention_of_psa_follows_the_size():
+    """Maps of any size; compact ones only of the training crop."""
+    small_head('psa')
+    net = network.build().eval()
+    assert net.head.mask == (5, 5)
+    for h, w in ((33, 33), (65, 33), (9, 41), (40, 57)):
+        assert net(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
+    put(PSA_COMPACT=True)
+    net = network.build().eval()
+    assert net.head.mask == (3, 3)
+    net(torch.randn(1, 3, 33, 33))
+    with pytest.raises(settings.UsageError, match='3x3 positions.*5x3.*PSA_COMPACT=False'):
+        net(torch.randn(1, 3, 65, 33))
+
+
+@pytest.mark.parametrize('crop, compact, wanted', [
+    (465, False, (59, 59)), (705, False, (89, 89)), (465, True, (30, 30)), ((465, 705), False, (59, 89))])
+def test_mask_follows_the_crop(crop, compact, wanted):
+    assert network.mask_side(crop, 8, 2, compact) == wanted
 
 
 def test_dropout_is_as_set():

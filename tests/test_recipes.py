@@ -29,6 +29,9 @@ SEMSEG = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', ROTATE=10, BLUR=0.5, 
                       LR_DECAY=0, LOSS_AVG='valid')
 TOOLBOX = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', JITTER=0.25, CAT_MAX_RATIO=0.75, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, LR_DECAY=0,
                        LOSS_AVG='valid')  # mmsegmentation
+TRUNK = dict(FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)  # of semseg's networks and of the detectron2 DANet
+D2_DANET = PAPER | TRUNK | dict(STEM='plain', DANET_D2=True, UPSAMPLE='crop', BN_MOM=0.1, BIAS_LR_MULT=1, LR_POLICY='step', LR_STEPS=(18000,),
+                                WARMUP=1000, LOSS_AVG='valid')
 TOOLBOX_CITY = TOOLBOX | dict(WEIGHT_DECAY=5e-4)
 
 # The recipes that users expect: origin; crop, or (shortest, longest) short side of whole images; batch, steps, rate, weight of the auxiliary loss.
@@ -39,6 +42,14 @@ TABLE = {
     'voc_ema101_coco': (PAPER, 513, 16, 30000, 9e-3, 0),
     'voc_ema101_trainval': (PAPER, 513, 16, 30000, 9e-3, 0),
     'voc_fcn101': (SEMSEG, 473, 16, 50 * (10582 // 16), 1e-2, 0.4),
+    'voc_psp101': (SEMSEG | TRUNK, 473, 16, 50 * (10582 // 16), 1e-2, 0.4),
+    'voc_psa101': (SEMSEG | TRUNK, 465, 16, 50 * (10582 // 16), 1e-2, 0.4),
+    'ade20k_psp101': (SEMSEG | TRUNK, 473, 16, 100 * (20210 // 16), 1e-2, 0.4),
+    'ade20k_psa101': (SEMSEG | TRUNK, 465, 16, 100 * (20210 // 16), 1e-2, 0.4),
+    'cityscapes_psp101': (SEMSEG | TRUNK, 713, 16, 200 * (2975 // 16), 1e-2, 0.4),
+    'cityscapes_psa101': (SEMSEG | TRUNK, 705, 16, 200 * (2975 // 16), 1e-2, 0.4),
+    'cityscapes_da101_d2': (D2_DANET, [800, 960], 8, 24000, 1e-2, 0),
+    'pascal_context_psp101': (TOOLBOX | dict(MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512), 480, 16, 40000, 4e-3, 0.4),
     'cityscapes_ema101': (TOOLBOX_CITY, (512, 1024), 8, 80000, 1e-2, 0.4),
     'cityscapes_ema101_ohem': (TOOLBOX_CITY | dict(LOSS='ohem'), 769, 8, 80000, 1e-2, 0.4),
     'cityscapes_ema101_s16_d2': (D2 | dict(STRIDE=16), [800, 1024], 16, 30000, 9e-3, 0),
@@ -50,7 +61,8 @@ TABLE = {
     'nyuv2_ema101': (SHORT_RUN, 480, 16, 10000, 1e-2, 0),
     'camvid_ema101': (SHORT_RUN, 360, 16, 6000, 1e-2, 0),
 }
-SPLITS = {'voc_ema101': 'trainaug', 'voc_ema101_coco': 'trainaug', 'voc_ema101_trainval': 'trainval', 'voc_fcn101': 'trainaug'}  # the others: train
+SPLITS = {'voc_ema101': 'trainaug', 'voc_ema101_coco': 'trainaug', 'voc_ema101_trainval': 'trainval', 'voc_fcn101': 'trainaug',
+          'voc_psp101': 'trainaug', 'voc_psa101': 'trainaug'}  # the others: train
 
 
 def path(name):

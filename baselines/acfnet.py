@@ -1,0 +1,47 @@
+"""ACFNet (Zhang et al., ICCV 2019, section 3): coarse logits, the centre of each class, and a mixture of the centres for each pixel.
+
+MXNetSeg's layers, with the paper's attention: MXNetSeg (and a public PyTorch port) has DANet's channel attention in its place, same layers.
+Departures: the pyramid has no image-level branch; dropout before classifiers is of whole channels.
+"""
+import torch
+from torch import nn
+
+from baselines.blocks import ConvBNReLU
+from baselines.fcn import FCNHead
+from baselines.pooling import ASPP
+
+
+class ClassAttention(nn.Module):
+    """Class centres and their mixture (equations 2 and 3): x (b, c, h, w), coarse logits (b, n, h, w) -> (b, c, h, w)."""
+
+    def __init__(self, c, norm):
+        super().__init__()
+        self.before = ConvBNReLU(c, c, 1, norm)
+        self.after = ConvBNReLU(c, c, 1, norm)
+
+    def mix(self, x, coarse):
+        p = coarse.flatten(2).softmax(1)  # b n hw, over the classes
+        share = p / p.sum(2, keepdim=True).clamp(min=1e-6)  # b n hw, of each pixel in its class
+        centres = share @ x.flatten(2).transpose(1, 2)  # b n c
+        return (centres.transpose(1, 2) @ p).view_as(x)  # b c h w
+
+    def forward(self, x, coarse):
+        return self.after(self.mix(self.before(x), coarse))
+
+
+class ACFNet(nn.Module):
+    main_weight = 0.7
+    extra_weights = (0.6,)
+
+    def __init__(self, widths, n_classes, *, channels, dropout, norm, width=512, rates=(12, 24, 36)):
+        super().__init__()
+        self.aspp = ASPP(widths[3], width, rates, norm, pool=False)
+        self.coarse = FCNHead(width, n_classes, channels, dropout, norm)
+        self.attention = ClassAttention(width, norm)
+        self.out = FCNHead(2 * width, n_classes, channels, dropout, norm)
+
+    def forward(self, c1, c2, c3, c4):
+        x = self.aspp(c4)
+        coarse = self.coarse(x)
+        found = {'out': self.out(torch.cat([x, self.attention(x, coarse)], 1))}
+        return found | {'aux': [coarse]} if self.training else found
