@@ -97,7 +97,7 @@ def test_plain_sample_without_scaling_is_the_sample(tmp_path):
 
 
 def test_drawn_pictures_make_a_data_set(tmp_path):
-    bench.draw(str(tmp_path), 60, 48)
+    bench.draw(str(tmp_path), 60, 48, 'jpg')
     helpers.put(DATASET='camvid', DATA_ROOT=str(tmp_path), TRAIN_SPLIT='train')
     data = dataset.Dataset('train', train=True)
     data.check()

@@ -76,8 +76,8 @@ def kept(trained, room):
     ('EM_BASES=0', ['EM_BASES = 0', 'at least 1']),
     ('HEAD=emma', ["HEAD = 'emma'", 'did you mean ema?']),
     ('DATASET=camvit', ["DATASET = 'camvit'", 'did you mean camvid?']),
-    ('TRAIN_SPLIT=trainaug', ["'trainaug'", 'train, val, test']),
-    ('VAL_SPLIT=minival ITER_VAL=1', ["'minival'", 'train, val, test']),
+    ('TRAIN_SPLIT=trainaug', ["'trainaug'", 'train, val, trainval, test']),
+    ('VAL_SPLIT=minival ITER_VAL=1', ["'minival'", 'train, val, trainval, test']),
     ('N_CLASSES=3', ['N_CLASSES = 3', '11 classes']),
     ('IGNORE_LABEL=3', ['IGNORE_LABEL = 3', '255']),
     ('BATCH_SIZE=16', ['12 images', 'BATCH_SIZE = 16', 'lower it']),
@@ -153,7 +153,7 @@ def spoil(path, how):
     elif how == 'colour':
         Image.open(path).convert('RGB').save(path)
     elif how == '16 bit':
-        Image.fromarray(np.array(Image.open(path)).astype(np.uint16)).save(path)
+        Image.fromarray(np.array(Image.open(path)).astype(np.uint16) + 3000).save(path)
     elif how == 'value':
         pixels = np.array(Image.open(path))
         pixels[3, 3] = 77
@@ -171,7 +171,7 @@ BAD_FILES = [
     ('trainannot/05.png', 'truncated', ['cannot be read', 'again']),
     ('trainannot/05.png', 'size', ['13x11', 'train/05.png']),
     ('trainannot/05.png', 'colour', ['class indices', 'colours', 'convert']),
-    ('trainannot/05.png', '16 bit', ['class indices', '16-bit']),
+    ('trainannot/05.png', '16 bit', ['label value 300', 'classes/camvid.txt']),
     ('trainannot/05.png', 'value', ['label value 77', 'classes/camvid.txt', 'DATASET']),
 ]
 
@@ -233,10 +233,11 @@ def deny():
     """In the new process, after the check of the first files: a folder that may not be read (root may read them all)."""
     multiprocessing.set_start_method('fork', force=True)
     import dataset
+    import reading
 
     def read_image(path):
         raise PermissionError(13, 'Permission denied', path)
-    dataset.read_image = read_image
+    reading.read_image = read_image
     dataset.Dataset.check = lambda self, count=16: None
 
 
@@ -247,14 +248,14 @@ def test_unreadable_files(room, workers):
 
 def die_in_workers():
     multiprocessing.set_start_method('fork', force=True)
-    import dataset
-    read, here = dataset.read_image, os.getpid()
+    import reading
+    read, here = reading.read_image, os.getpid()
 
     def read_image(path):
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(path)
-    dataset.read_image = read_image
+    reading.read_image = read_image
 
 
 def test_killed_loader_process(room):
