@@ -119,7 +119,7 @@ def check_finite(losses, step, data, batches):
                             'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
 
 
-def resume(place, net, optimizer, scaler):
+def resume(place, net, optimizer, scaler, data):
     """The state of the run's latest checkpoint, put in force, or None. UserError if it was made with other settings."""
     path = os.path.join(checkpoint.folder(), 'latest.pth')
     if not os.path.isfile(path):
@@ -133,6 +133,9 @@ def resume(place, net, optimizer, scaler):
     differ = checkpoint.differences(state.get('settings', {}), [n for n in settings.in_force() if n not in settings.FREE])
     if differ:
         raise UserError(f'{path} is of a run with other settings ({"; ".join(differ)}); take another NAME, the old settings, or clean.sh')
+    if state.get('images', len(data)) != len(data):
+        raise UserError(f'{path} is of a run on {state["images"]} images, {data.split} has {len(data)} now: what comes next would not be the same run; '
+                        'put the images back, or take another NAME')
     try:
         net.load_state_dict(state['net'])
         optimizer.load_state_dict(state['opt'])
@@ -212,7 +215,7 @@ def main():
     optimizer = torch.optim.SGD(param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=True)
     scaler = torch.amp.GradScaler(place.device.type, enabled=s.AMP == 'fp16')
     net.to(place.device, memory_format=torch.channels_last)
-    state = resume(place, net, optimizer, scaler)
+    state = resume(place, net, optimizer, scaler, data)
     start = state['step'] if state else 0
     if place.sum(torch.tensor(float(start), device=place.device)).item() != start * place.world:
         raise UserError(f'the processes found different checkpoints in {checkpoint.folder()}; MODEL_DIR must be a folder that all machines share')
@@ -304,7 +307,8 @@ def main():
 
             # save; latest comes after the others, so that a run killed in between writes them again
             def keep_latest():
-                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place))
+                keep(place, 'latest', net, step, opt=optimizer.state_dict(), scaler=scaler.state_dict(), best=best, rng=rng_state(place),
+                     images=len(data))
             if save:
                 keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
             if save or stopping:

@@ -223,6 +223,11 @@ def test_bad_files_in_evaluation(kept, own_data, workers):
     assert not (kept.logs / 'tiny' / 'scores.json').exists()
 
 
+def test_images_that_went_away_since(kept, own_data):
+    (own_data / 'camvid' / 'train' / '05.png').unlink()
+    told(kept.run('train.py', 'ITER_MAX=4', f'DATA_ROOT={own_data}'), 1, 'latest.pth', 'images', 'another NAME')
+
+
 def test_nothing_to_score(kept, own_data):
     for path in (own_data / 'camvid' / 'valannot').iterdir():
         Image.fromarray(np.full_like(np.array(Image.open(path)), 11)).save(path)
