@@ -23,10 +23,8 @@ import time
 from statistics import median
 
 import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import dataset
@@ -34,6 +32,7 @@ import eval as evaluation
 import launch
 import metric
 import network
+import plain
 import settings
 import train
 
@@ -217,7 +216,7 @@ def bench_loader(place, rounds, flags):
         more = []
         if '--synthetic' in flags:
             size, _, ending = flags['--synthetic'].partition('.')
-            draw(folder, *map(int, size.split('x')), ending or 'jpg')
+            plain.draw(folder, *map(int, size.split('x')), ending or 'jpg')
             more = ['DATASET=camvid', f'DATA_ROOT={folder}', 'TRAIN_SPLIT=train', 'N_CLASSES=None']
             settings.override([*sys.argv[1:], *more])
             for _ in dataset.cache(dataset.Dataset('train', train=False)):
@@ -226,7 +225,7 @@ def bench_loader(place, rounds, flags):
         variants = ['tuned', 'plain'] + ['cached'] * data.cached
         what = f'whole images, short side {settings.SHORT_SIDE}' if settings.SHORT_SIDE else f'crop {settings.CROP_SIZE}'
         print(f'{settings.DATASET} {data.split}, {len(data)} images, {what}, one process, one thread; MB per sample: '
-              f'tuned {sum(t.nbytes for t in data[0, 0]) / 1e6:.2f}, plain {sum(t.nbytes for t in plain_sample(data, 0, 0)) / 1e6:.2f}')
+              f'tuned {sum(t.nbytes for t in data[0, 0]) / 1e6:.2f}, plain {sum(t.nbytes for t in plain.sample(data, 0, 0)) / 1e6:.2f}')
         with children('loader', variants, {}, *more) as steps:
             found = in_turn(steps, rounds)
         for v in variants:
@@ -249,7 +248,7 @@ def loader_step(variant):
 
     def step():
         for p in itertools.islice(positions, count):
-            plain_sample(data, p, p % len(data)) if variant == 'plain' else data[p, p % len(data)]
+            plain.sample(data, p, p % len(data)) if variant == 'plain' else data[p, p % len(data)]
         return count
     return step
 
@@ -261,7 +260,7 @@ def bench_unit(place, rounds, flags):
     convs = torch.nn.ModuleList([torch.nn.Conv2d(c, n, 1) for n in (c // 8, c // 8, c)]).to(place.device)
     x = torch.randn(1, c, h, w, device=place.device, dtype=place.amp())
     forms = {'unit': (lambda x: unit(x)[0], x.to(memory_format=torch.channels_last)),
-             'textbook': (lambda x: textbook(unit, x), x.clone()), 'dense': (lambda x: dense(convs, x), x.clone())}
+             'textbook': (lambda x: plain.textbook(unit, x), x.clone()), 'dense': (lambda x: plain.dense(convs, x), x.clone())}
     print(f'EM unit: {c} channels, {settings.EM_BASES} bases, {settings.STAGE_NUM} iterations, {h}x{w} map, batch 1; GMACs of forward:',
           ', '.join(f'{name} {macs(form, x.float()):.2f}' for name, (form, x) in forms.items()))
 
@@ -288,58 +287,6 @@ def bench_metric(place, rounds, flags):
 
     assert metric.confusion(pred, label, 21).equal(masked()), 'the counts differ'
     compare(place, 'confusion', {'tuned': lambda: metric.confusion(pred, label, 21), 'masked': masked}, rounds, 20)
-
-
-# ------------------------------------------------------------------------------------------------ only to compare with
-
-
-def draw(folder, width, height, ending):
-    """Up to 40 clouds with noise as JPEG or PNG and blobs as palette PNG, about as hard to decode as photographs and their labels."""
-    rng, count = np.random.default_rng(0), min(40, 8_000_000 // (width * height) + 1)
-    grain = 6 if ending == 'jpg' else 2  # files of about the size that those of VOC and of Cityscapes (2.2 MB) have
-    noise = lambda k, c: cv2.resize(rng.normal(size=(height // k + 2, width // k + 2, c)), (width, height), interpolation=cv2.INTER_CUBIC)
-    for kind in ('train', 'trainannot'):
-        os.makedirs(os.path.join(folder, 'camvid', kind))
-        for i in range(count):
-            pixels = 128 + sum(grain * k ** 0.7 * noise(k, 3) for k in (2, 4, 8, 32, 64)) if kind == 'train' else noise(height // 6, 11).argmax(2)
-            picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            if kind == 'trainannot':
-                picture.putpalette([*range(256)] * 3)
-            picture.save(os.path.join(folder, 'camvid', kind, f'{i}.{ending if kind == "train" else "png"}'), quality=90)
-
-
-def plain_sample(data, position, index):
-    """A training sample in floats from file to device, as the original code makes it: the whole image is resized, then cropped."""
-    draw = np.random.default_rng((data.seed, position, 1)).random(4)
-    image, label = (Image.open(path) for path in data.pairs[index])
-    image = torch.from_numpy(np.array(image.convert('RGB'))).float() / 255
-    image = ((image - torch.tensor(settings.MEAN)) / torch.tensor(settings.STD)).permute(2, 0, 1)[None]
-    label = torch.from_numpy(cv2.LUT(np.array(label), data.legend.tables['raw'][:256]))[None, None].float()
-    scale = data.augment.scales[int(draw[0] * len(data.augment.scales))]
-    size = [max(1, int(n * scale)) for n in label.shape[2:]]
-    image, label = F.interpolate(image, size, mode='bilinear', align_corners=True), F.interpolate(label, size, mode='nearest')
-    top, left = (int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draw[1:], size, data.augment.crop))
-    window = -left, left + data.augment.crop[1] - size[1], -top, top + data.augment.crop[0] - size[0]  # crops where negative
-    image, label = F.pad(image, window)[0], F.pad(label, window, value=data.augment.ignore)[0, 0]
-    return (image.flip(2), label.flip(1).long()) if draw[3] < data.augment.flip else (image, label.long())
-
-
-def textbook(unit, x):
-    """The unit as in the official code: conv1 on the pixels, no gradient on the attention path."""
-    pixels = unit.conv1(x).flatten(2)  # b c n
-    with torch.no_grad():
-        mu = unit.mu.expand(len(x), -1, -1)  # b c k
-        for _ in range(unit.stage_num if unit.training else unit.test_stage_num):
-            z = torch.bmm(pixels.transpose(1, 2), mu).softmax(2)  # b n k
-            mu = unit.normalise(torch.bmm(pixels, z / (1e-6 + z.sum(1, keepdim=True))))
-        y = torch.bmm(mu, z.transpose(1, 2)).view_as(x)
-    return F.relu(unit.conv2(F.relu(y)) + x)
-
-
-def dense(convs, x):
-    """Position attention of DANet (Fu et al., CVPR 2019): every pixel attends to every other."""
-    q, k, v = (conv(x).flatten(2) for conv in convs)
-    return torch.bmm(v, torch.bmm(q.transpose(1, 2), k).softmax(2).transpose(1, 2)).view_as(x) + x
 
 
 def start():

@@ -12,6 +12,7 @@ import bench
 import dataset
 import helpers
 import network
+import plain
 
 SMALL = ('N_LAYERS=18 STEM=plain PRETRAINED= CROP_SIZE=65 EM_CHANNELS=64 EM_BASES=8 HEAD_CHANNELS=16 DATASET=shapes TRAIN_SPLIT=train '
          'BATCH_SIZE=2 TEST_BATCH=1 DEVICES=cpu').split()
@@ -80,7 +81,7 @@ def test_textbook_unit_is_the_unit():
     unit = network.EMAU(16, 4).eval()
     x = torch.randn(2, 16, 5, 7)
     with torch.no_grad():
-        helpers.assert_close(bench.textbook(unit, x), unit(x)[0], 1e-5)
+        helpers.assert_close(plain.textbook(unit, x), unit(x)[0], 1e-5)
 
 
 def test_plain_sample_without_scaling_is_the_sample(tmp_path):
@@ -89,7 +90,7 @@ def test_plain_sample_without_scaling_is_the_sample(tmp_path):
     data = dataset.Dataset('train', train=True)
     for position in range(4):
         image, label = data[position, 0]
-        plain_image, plain_label = bench.plain_sample(data, position, 0)
+        plain_image, plain_label = plain.sample(data, position, 0)
         assert torch.equal(plain_label, label.long())
         helpers.small_net()
         helpers.assert_close(plain_image[:, :, :24], network.build().normalise(image[None])[0, :, :, :24], 1e-5)
@@ -97,7 +98,7 @@ def test_plain_sample_without_scaling_is_the_sample(tmp_path):
 
 
 def test_drawn_pictures_make_a_data_set(tmp_path):
-    bench.draw(str(tmp_path), 60, 48, 'jpg')
+    plain.draw(str(tmp_path), 60, 48, 'jpg')
     helpers.put(DATASET='camvid', DATA_ROOT=str(tmp_path), TRAIN_SPLIT='train')
     data = dataset.Dataset('train', train=True)
     data.check()

@@ -1,0 +1,59 @@
+"""What bench.py compares with: the ways of the original code, of papers and of drawn pictures, as plain as they come. Nothing else uses them."""
+import os
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import settings
+
+
+def draw(folder, width, height, ending):
+    """Up to 40 clouds with noise as JPEG or PNG and blobs as palette PNG, about as hard to decode as photographs and their labels."""
+    rng, count = np.random.default_rng(0), min(40, 8_000_000 // (width * height) + 1)
+    grain = 6 if ending == 'jpg' else 2  # files of about the size that those of VOC and of Cityscapes (2.2 MB) have
+    noise = lambda k, c: cv2.resize(rng.normal(size=(height // k + 2, width // k + 2, c)), (width, height), interpolation=cv2.INTER_CUBIC)
+    for kind in ('train', 'trainannot'):
+        os.makedirs(os.path.join(folder, 'camvid', kind))
+        for i in range(count):
+            pixels = 128 + sum(grain * k ** 0.7 * noise(k, 3) for k in (2, 4, 8, 32, 64)) if kind == 'train' else noise(height // 6, 11).argmax(2)
+            picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            if kind == 'trainannot':
+                picture.putpalette([*range(256)] * 3)
+            picture.save(os.path.join(folder, 'camvid', kind, f'{i}.{ending if kind == "train" else "png"}'), quality=90)
+
+
+def sample(data, position, index):
+    """A training sample in floats from file to device, as the original code makes it: the whole image is resized, then cropped."""
+    draw = np.random.default_rng((data.seed, position, 1)).random(4)
+    image, label = (Image.open(path) for path in data.pairs[index])
+    image = torch.from_numpy(np.array(image.convert('RGB'))).float() / 255
+    image = ((image - torch.tensor(settings.MEAN)) / torch.tensor(settings.STD)).permute(2, 0, 1)[None]
+    label = torch.from_numpy(cv2.LUT(np.array(label), data.legend.tables['raw'][:256]))[None, None].float()
+    scale = data.augment.scales[int(draw[0] * len(data.augment.scales))]
+    size = [max(1, int(n * scale)) for n in label.shape[2:]]
+    image, label = F.interpolate(image, size, mode='bilinear', align_corners=True), F.interpolate(label, size, mode='nearest')
+    top, left = (int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draw[1:], size, data.augment.crop))
+    window = -left, left + data.augment.crop[1] - size[1], -top, top + data.augment.crop[0] - size[0]  # crops where negative
+    image, label = F.pad(image, window)[0], F.pad(label, window, value=data.augment.ignore)[0, 0]
+    return (image.flip(2), label.flip(1).long()) if draw[3] < data.augment.flip else (image, label.long())
+
+
+def textbook(unit, x):
+    """The unit as in the official code: conv1 on the pixels, no gradient on the attention path."""
+    pixels = unit.conv1(x).flatten(2)  # b c n
+    with torch.no_grad():
+        mu = unit.mu.expand(len(x), -1, -1)  # b c k
+        for _ in range(unit.stage_num if unit.training else unit.test_stage_num):
+            z = torch.bmm(pixels.transpose(1, 2), mu).softmax(2)  # b n k
+            mu = unit.normalise(torch.bmm(pixels, z / (1e-6 + z.sum(1, keepdim=True))))
+        y = torch.bmm(mu, z.transpose(1, 2)).view_as(x)
+    return F.relu(unit.conv2(F.relu(y)) + x)
+
+
+def dense(convs, x):
+    """Position attention of DANet (Fu et al., CVPR 2019): every pixel attends to every other."""
+    q, k, v = (conv(x).flatten(2) for conv in convs)
+    return torch.bmm(v, torch.bmm(q.transpose(1, 2), k).softmax(2).transpose(1, 2)).view_as(x) + x
