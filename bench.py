@@ -3,6 +3,7 @@
     python bench.py [recipe] [KEY=value ...]      parameters, MACs, time and memory of a training step and of inference
     python bench.py recipes/camvid.py --plain     the same beside the plain network: float32, NCHW, eager, not folded, float images,
                                                   full-size logits of the whole batch
+    python bench.py N_LAYERS=50 --all --markdown  a row per head, as a table for a document; --size: parameters and MACs alone
     python bench.py DATASET=voc --loader          training samples per second of one loader process, beside a plain float pipeline
     python bench.py --loader --synthetic 500x375  the same on drawn pictures of that width and height (2048x1024.png: PNG, else JPEG), laid
                                                   out as CamVid, and from the cache of decoded pixels
@@ -210,6 +211,43 @@ def bench_network(place, rounds, flags):
             print(f'{kind:9}  tuned / plain: time {spread(found["tuned"], found["plain"])}, memory {memory["tuned"] / memory["plain"]:.3f}')
 
 
+def bench_all(place, rounds, flags):
+    """A row per head, and for those of the paper's Table 1 in its form: size, in all and over the bare trunk; seconds and peak MiB of a training step
+    and of inference, unless --size says that sizes will do."""
+    kept = settings.in_force()
+    rows = [['HEAD', 'M parameters', 'over trunk', 'GMACs', 'over trunk'] + ['training s', 'MiB', 'inference s', 'MiB'] * ('--size' not in flags)]
+    paper = {words: ['HEAD=' + words.split()[0], *words.split()[1:]] for words in (
+        'ema SECOND_CONV=False EM_CHANNELS=512', 'ema SECOND_CONV=False EM_CHANNELS=256', 'deeplabv3 DEEPLABV3_PAPER=True')}
+    for name, own in ({head: [f'HEAD={head}'] for head in network.HEADS} | paper).items():
+        for key, what in (('STRIDE', 'strides'), ('N_LAYERS', 'layers')):
+            fitting = network.trait(network.HEADS[own[0][5:]], what)
+            own += [f'{key}={fitting[0]}'] * (kept[key] not in fitting)
+        vars(settings).update(kept)
+        settings.override(own)
+        net = network.build().eval()
+        image = evaluation.pad(net.normalise(pixels(1)[0]), settings.STRIDE)
+        sizes = sum(p.numel() for p in net.parameters()) / 1e6, macs(net, image)
+        trunk = sum(p.numel() for p in net.extractor.parameters()) / 1e6, macs(net.maps, image)
+        row = [' '.join([name, *own[1:]] if name in network.HEADS else [name])]
+        row += [f'{v:.2f}' for all_of, bare in zip(sizes, trunk) for v in (all_of, all_of - bare)]
+        for kind in ('training', 'inference') * ('--size' not in flags):
+            memory = {}
+            with children(kind, ['tuned'], memory, *own) as steps:
+                found = in_turn(steps, rounds, 2)
+            row += [f'{median(found["tuned"]):.3f}', f'{memory["tuned"]:.0f}']
+        print(row[0], flush=True)
+        rows.append(row)
+    vars(settings).update(kept)
+    print(f'ResNet-{settings.N_LAYERS} at stride {settings.STRIDE}, {image.shape[3]}x{image.shape[2]} pixels, {net.n_classes} classes; '
+          f'training batch {settings.BATCH_SIZE // settings.ACCUMULATE}, inference batch {settings.TEST_BATCH}')
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for i, row in enumerate(rows):
+        cells = [cell.ljust(w) if not j else cell.rjust(w) for j, (cell, w) in enumerate(zip(row, widths))]
+        print('| ' + ' | '.join(cells) + ' |' if '--markdown' in flags else '  '.join(cells))
+        if not i and '--markdown' in flags:
+            print('| --- ' * len(row) + '|')
+
+
 def bench_loader(place, rounds, flags):
     """Training samples of one loader process with one thread, from the files and, where that is kept, from the cache of decoded pixels."""
     with tempfile.TemporaryDirectory() as folder:
@@ -295,9 +333,9 @@ def start():
 
 
 def main(flags):
-    modes = {'--loader': bench_loader, '--unit': bench_unit, '--metric': bench_metric}
-    for flag in flags.keys() - {'--plain', *modes, *VALUED}:
-        raise settings.UsageError(f'{flag}: there is no such flag; there are --plain, --rounds N, --synthetic WxH, {", ".join(modes)}')
+    modes = {'--all': bench_all, '--loader': bench_loader, '--unit': bench_unit, '--metric': bench_metric}
+    for flag in flags.keys() - {'--plain', '--markdown', '--size', *modes, *VALUED}:
+        raise settings.UsageError(f'{flag}: there is no such flag; there are --plain, --markdown, --size, --rounds N, --synthetic WxH, {", ".join(modes)}')
     rounds, (kind, variant) = flags.get('--rounds', '5'), flags.get('--child', ' ').split(' ')
     if not rounds.isdecimal() or rounds == '0' or not re.fullmatch(r'\d+x\d+(\.jpg|\.png)?', flags.get('--synthetic', '9x9')):
         raise settings.UsageError('--rounds takes a number from 1, --synthetic WIDTHxHEIGHT, such as 500x375 or 2048x1024.png')
