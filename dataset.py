@@ -3,7 +3,6 @@
 layouts.py tells where the files lie, reading.py what is in them. The augmentation (augment.py) of a training sample follows from (SEED,
 position of the sample in the run) alone, whatever the number of workers and processes.
 """
-import concurrent.futures
 import os
 import signal
 
@@ -15,7 +14,7 @@ import launch
 import reading
 import settings
 from augment import Augment
-from layouts import DATASETS
+from layouts import DATASETS, Missing
 from loss import median_frequency
 from settings import UsageError, UserError
 
@@ -68,7 +67,10 @@ class Dataset(torch.utils.data.Dataset):
         if found.splits is not None and split not in found.splits:
             raise UsageError(f'{s.DATASET} has no split {split!r}; it has {", ".join(found.splits)}')
         self.classes, self.root, self.split, self.train = classes(), locate(found), split, train
-        self.pairs = found.files(self.root, split)
+        try:
+            self.pairs = found.files(self.root, split)
+        except Missing as e:
+            raise UserError(f'{e}; {found.get}') from None
         if not self.pairs:
             raise UserError(f'{self.root}: the split {split} of {s.DATASET} has no images; {found.get}')
         self.usual = (found.splits or {}).get(split)  # number of images that its makers tell
@@ -97,13 +99,27 @@ class Dataset(torch.utils.data.Dataset):
         label = self.legend.read(label_path)
         if label.shape != image.shape[:2]:
             name = getattr(label_path, 'path', label_path)
-            raise UserError(f'{name}: this label is {label.shape[1]}x{label.shape[0]}, its image {image_path} {image.shape[1]}x{image.shape[0]}')
+            turned = label.shape == image.shape[1::-1]
+            raise UserError(f'{name}: this label is {label.shape[1]}x{label.shape[0]}, its image {image_path} {image.shape[1]}x{image.shape[0]}'
+                            + '; was it drawn on the image as EXIF turns it? Pixels are taken as they are stored' * turned)
         return image, label
 
     def read(self, index):
         """The same, from the cache where that has it: mapped into memory, read-only."""
         found = reading.load_cached(reading.cache_path(self.kept, *self.pairs[index], self.legend)) if self.cached else None
         return found or self.decode(index)
+
+    def count(self, index):
+        """Pixels (256,) of each train id of a label."""
+        found = reading.load_cached(reading.cache_path(self.kept, *self.pairs[index], self.legend)) if self.cached else None
+        return np.bincount((found[1] if found else self.legend.read(self.pairs[index][1])).ravel(), minlength=256)
+
+    def keep(self, index):
+        """Puts the decoded pixels of a pair into the cache, if they are not there."""
+        path = reading.cache_path(self.kept, *self.pairs[index], self.legend)
+        if reading.load_cached(path) is None:
+            reading.store_cached(path, *self.decode(index))
+        return index
 
     def check(self, count=16):
         """Reads files spread over the split; UserError if one cannot be used."""
@@ -135,13 +151,19 @@ def as_tensor(array):
     return tensor.permute(2, 0, 1) if array.ndim == 3 else tensor
 
 
+def spread(task, indices, what, place=launch.Place([])):
+    """Yields task(index) of every index, in their order, worked out by NUM_WORKERS processes; behind a bar."""
+    loader = torch.utils.data.DataLoader(indices, batch_size=None, collate_fn=task, num_workers=settings.NUM_WORKERS,
+                                         worker_init_fn=start_worker, generator=torch.Generator())
+    with place.bar(total=len(indices), desc=what) as bar:
+        for found in loader:
+            yield found
+            bar.update()
+
+
 def cache(data):
     """Keeps the decoded pixels of an evaluation Dataset in ROOT/pixels; yields after each sample. The folder can be deleted at any time."""
-    for index, pair in enumerate(data.pairs):
-        path = reading.cache_path(data.kept, *pair, data.legend)
-        if reading.load_cached(path) is None:
-            reading.store_cached(path, *data.decode(index))
-        yield index
+    yield from spread(data.keep, range(len(data)), f'{settings.DATASET}, {data.split}')
 
 
 def class_weights(data, place):
@@ -151,13 +173,10 @@ def class_weights(data, place):
         return None
     if given != 'median_freq':
         return list(given)
-    mine = range(place.rank, len(data), place.world)
     pixels = torch.zeros(2, n, dtype=torch.float64)  # of the class; of the images in which it occurs
-    with concurrent.futures.ThreadPoolExecutor(max(1, settings.NUM_WORKERS)) as pool, place.bar(total=len(mine), desc='counting pixels', leave=False) as bar:
-        for label in pool.map(lambda i: data.legend.read(data.pairs[i][1]), mine):
-            found = torch.bincount(torch.from_numpy(label).flatten(), minlength=256)[:n]
-            pixels += torch.stack([found, (found > 0) * found.sum()])
-            bar.update()
+    for counts in spread(data.count, range(place.rank, len(data), place.world), 'counting pixels', place):
+        found = torch.from_numpy(counts)[:n]
+        pixels += torch.stack([found, (found > 0) * found.sum()])
     return median_frequency(*place.sum(pixels.to(place.device)).cpu())
 
 
@@ -200,7 +219,6 @@ def start_worker(_):
     launch.keep_heap()
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def train_loader(data, batches, pin):

@@ -16,6 +16,10 @@ from settings import UserError
 IMAGES = ('.jpg', '.jpeg', '.png')
 
 
+class Missing(UserError):
+    """A list or JSON file is not there: most likely the archive it comes in is not."""
+
+
 class Segments(NamedTuple):
     """A panoptic label: the PNG file holds segment ids, R + 256 G + 65536 B; `raw` is the label value of each of `ids`, which are sorted."""
     path: str
@@ -52,6 +56,8 @@ def read_list(path):
     try:
         with open(path, encoding='utf-8-sig') as f:
             return [line.strip() for line in f if line.strip()]
+    except FileNotFoundError:
+        raise Missing(f'{path}: this list of pictures is missing') from None
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f'{path}: this list of pictures cannot be read ({getattr(e, "strerror", None) or e})') from None
 
@@ -83,7 +89,7 @@ def pair(wanted, images, labels, image_folder, label_folder):
         lost = [n for n in wanted if n not in found] if found is not None else []
         if lost:
             raise UserError(f'{os.path.join(folder, lost[0])}: this {what} is missing, {len(lost)} of {len(wanted)} are; '
-                            'unpack the whole archive, or mend the list')
+                            'unpack the whole archive, or mend the list (an image and its label, a PNG, have one name)')
     return [(images[n], labels[n] if labels is not None else None) for n in wanted]
 
 
@@ -95,7 +101,7 @@ def folders(root, split):
     def files(part):
         pictures, marks, chosen = (os.path.join(root, part + end) for end in ('', 'annot', '.txt'))
         images = listing(pictures)
-        return pair(names(chosen, images) if os.path.exists(chosen) else sorted(images), images, listing(marks, ('.png',)), pictures, marks)
+        return pair(names(chosen, images) if os.path.exists(chosen) else None, images, listing(marks, ('.png',)), pictures, marks)
     return join(files, split)
 
 
@@ -104,7 +110,7 @@ def own(root, split):
     labels/SPLIT/, or SPLIT/ with SPLITannot/, in which files of one name belong together."""
     chosen = os.path.join(root, split + '.txt')
     if os.path.exists(chosen):
-        pairs = []
+        pairs, single = [], []
         for line in read_list(chosen):
             words = line.split('\t') if '\t' in line else line.split(' ')
             cuts = [[os.path.join(root, part.strip()) for part in (' '.join(words[:i]), ' '.join(words[i:]))] for i in range(1, len(words))]
@@ -112,14 +118,16 @@ def own(root, split):
             if not found and cuts:
                 lost = next(path for path in cuts[len(cuts) // 2] if not os.path.isfile(path))
                 raise UserError(f'{lost}: this file is missing; {chosen} names it: {line!r}')
-            pairs += [tuple(found[0])] if found else []
+            (pairs if found else single).append(tuple(found[0]) if found else line)
+        if pairs and single:
+            raise UserError(f'{chosen}: {single[0]!r} names one file, other lines an image and its label; give every line both')
         if pairs:
             return pairs
     if not os.path.isdir(os.path.join(root, 'images')):
         return folders(root, split)
     pictures, marks = os.path.join(root, 'images', split), os.path.join(root, 'labels', split)
-    images, labels = listing(pictures), listing(marks, ('.png',)) if os.path.isdir(marks) else None
-    return pair(names(chosen, images) if os.path.exists(chosen) else sorted(images), images, labels, pictures, marks)
+    images, labels = listing(pictures), listing(marks, ('.png',)) if split != 'test' or os.path.isdir(marks) else None
+    return pair(names(chosen, images) if os.path.exists(chosen) else None, images, labels, pictures, marks)
 
 
 def voc(root, split):
@@ -160,7 +168,7 @@ def coco_stuff(root, split):
     """COCO-Stuff 164k: PNG labels of stuffthingmaps_trainval2017.zip, in a folder of their own or beside the images."""
     year, (pictures, images) = split + '2017', coco_images(root, split)
     marks = first(root, f'stuffthingmaps_trainval2017/{year}', f'stuffthingmaps/{year}', f'annotations/{year}', year)
-    return pair(None, images, listing(marks, ('_labelTrainIds.png', '.png')), pictures, marks)
+    return pair(None, images, listing(marks, ('.png',)), pictures, marks)
 
 
 def coco_stuff_10k(root, split):
@@ -200,6 +208,8 @@ def read_panoptic(path):
             order = ids.argsort()
             segments[os.path.splitext(one['file_name'])[0]] = Segments(one['file_name'], ids[order], raw[order])
         return segments
+    except FileNotFoundError:
+        raise Missing(f'{path}: this JSON is missing') from None
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UserError(f'{path}: this is no panoptic JSON of COCO, or only part of one ({type(e).__name__}: {e}); unpack it again') from None
 
@@ -226,6 +236,7 @@ def pascal_context(root, split):
     """VOC 2010 with the 459-class `.mat` labels of PASCAL Context, or with SegmentationClassContext/ (PNG, train id + 1) made from them."""
     pictures, chosen = os.path.join(root, 'JPEGImages'), first(root, f'ImageSets/SegmentationContext/{split}.txt', f'ImageSets/Main/{split}.txt')
     marks = first(root, 'SegmentationClassContext', 'trainval', '../trainval', '../../trainval', '../../pascal_context/trainval')
+    marks = marks if os.path.isdir(marks) else os.path.join(root, 'trainval')
     images = listing(pictures)
     return pair(names(chosen, images), images, listing(marks, ('.png', '.mat')), pictures, marks)
 

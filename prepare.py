@@ -190,10 +190,29 @@ def keep(splits):
     for data, _, fault in check.splits_there(splits):
         if fault:
             raise UserError(fault)
-        with launch.Place([]).bar(total=len(data), desc=f'{settings.DATASET}, {data.split}') as bar:
-            for _ in dataset.cache(data):
-                bar.update()
+        for _ in dataset.cache(data):
+            pass
         print(f'{data.split}: the pixels of {len(data):,} pairs are kept in {data.kept}; it can be deleted at any time', flush=True)
+
+
+def lacking(name):
+    """Prints how many images each split has; returns what is not all there, as text. UserError if files that belong together are not both there."""
+    part, faults, total = [], [], 0
+    for split, usual in (dataset.entry().splits or {}).items():
+        try:
+            data, missing = convert.find(split)
+        except convert.Absent as e:
+            print(f'{split}: not there ({e})')
+            continue
+        total += len(data)
+        print(f'{split}: {len(data):,} images')
+        if missing:
+            faults.append(f'{missing[0]}: this file is missing, {split} lacks {len(missing):,}')
+        elif len(data) < (usual or 0):
+            part.append(f'{split} {len(data):,} of {usual:,}')
+    if faults or not total:
+        raise UserError(f'{name} is not whole: {"; ".join(faults) or "there are no images"}. Delete what is half there and give the same command again')
+    return ', '.join(part)
 
 
 def main(words, flags):
@@ -205,26 +224,35 @@ def main(words, flags):
     for flag in flags:
         if flag not in ('--root', '--split', '--check', '--cache'):
             raise UsageError(f'{flag}: there is no such option; there are --root DIR, --split NAME, --check, --cache')
-        if flag in VALUED and not flags[flag]:
+        if flag in VALUED and (not flags[flag] or flags[flag].startswith('--')):
             raise UsageError(f'{flag} takes a value: --root DIR, --split NAME')
     if name not in known:
         raise UsageError(f'{name}: there is no such data set{settings.nearest(name, known) or "; there are " + ", ".join(known)}')
     if len(more) != (name == 'weights'):
         raise UsageError('weights takes one name: ' + ', '.join([*DEEP, *PLAIN]) if name == 'weights' else f'{more[0]}: one data set at a time')
+    walks = '--check' in flags or '--cache' in flags
+    if '--split' in flags and not walks or walks and name == 'weights':
+        raise UsageError('--split goes with --check or --cache, and those with a data set')
     if name == 'weights':
         return weights(more[0])
+    if name == 'folder' and not walks:
+        raise UsageError('folder is your own data: there is nothing to fetch; --check looks at it')
     splits = [s for s in flags.get('--split', '').split(',') if s]
     if '--check' in flags:
         check.check(splits)
     if '--cache' in flags:
         keep(splits)
-    if '--check' not in flags and '--cache' not in flags:
+    if not walks:
         root = home(name)
+        if name == 'nyuv2' and not fetch.there(root, ('images', 'labels40')):
+            convert.hdf5()  # before gigabytes are fetched
         provide(name, root)
         if name in CONVERT:
             CONVERT[name](root)
+        part = lacking(name)
         where = '' if settings.DATA_ROOT == './data' else f' DATA_ROOT={settings.DATA_ROOT}'
-        print(f'{root} is ready; its archives can be deleted. Next: python prepare.py {name} --check{where}')
+        print(f'{root} ' + (f'holds a part alone ({part}); keep the archives.' if part else 'is ready; its archives can be deleted.')
+              + f' Next: python prepare.py {name} --check{where}')
         print(f'then python train.py DATASET={name}{where} TRAIN_SPLIT={next(iter(dataset.entry().splits or ["train"]))}, or a recipe')
 
 

@@ -158,11 +158,11 @@ def read_mat(path):
     """The values of a MATLAB label: SBD (GTcls), COCO-Stuff 10k (S; value - 1, as in its PNG files) or PASCAL Context (LabelMap)."""
     try:
         found = scipy.io.loadmat(path)
-        if 'GTcls' in found:
-            return np.ascontiguousarray(found['GTcls']['Segmentation'][0, 0])
-        if 'S' in found:
-            return found['S'].astype(np.uint8) - np.uint8(1)
-        return np.ascontiguousarray(found['LabelMap'])
+        raw = found['GTcls']['Segmentation'][0, 0] if 'GTcls' in found else found['S'] if 'S' in found else found['LabelMap']
+        values = np.ascontiguousarray(raw).astype(np.int64)
+        if raw.ndim != 2 or (values != raw).any() or values.min() < 0 or values.max() >= VALUES:
+            raise ValueError(f'{"x".join(map(str, raw.shape))} values of type {raw.dtype}, not whole numbers of 16 bits')
+        return np.where(values == 0, 255, values - 1) if 'S' in found and 'GTcls' not in found else values
     except FileNotFoundError:
         raise UserError(f'{path}: this file is missing') from None
     except Exception as e:  # scipy raises many kinds
@@ -217,7 +217,12 @@ def store_cached(path, image, label):
             for part in (np.array(image.shape[:2], np.uint32), image, label):
                 if part is not None:
                     f.write(np.ascontiguousarray(part))
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(work, 0o666 & ~mask)  # others may read it, too
         os.replace(work, path)
     except OSError as e:
-        os.unlink(work)
         raise UserError(f'{path}: could not be written ({e.strerror}); the cache needs 3 to 4 bytes per pixel of the data set') from None
+    finally:
+        if os.path.exists(work):
+            os.unlink(work)

@@ -36,7 +36,7 @@ SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES or SHORT_SIDE
 ROTATE = 0.0                      # degrees, at most, either way
 CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
 CAT_MAX_RATIO = 1.0               # a crop of which one class fills more than this share is drawn again, at most ten times; 1 = never
-SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of SCALES and CROP_SIZE, the short side one of these; None = crops
+SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of crops, the short side one of these; padded to each other, padding is void
 LONG_SIDE = 0                     # pixels: with SHORT_SIDE, the long side is never longer; 0 = no limit
 BLUR = 0.0                        # probability of a 5x5 Gaussian blur
 JITTER = 0.0                      # brightness, contrast and saturation change by at most this share

@@ -28,6 +28,7 @@ import settings
 from eval import colour, evaluate
 from settings import UsageError, UserError
 
+TINY = 1e-12  # what a count is taken for where no pixel counts; the sum is 0 there
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -271,12 +272,12 @@ def main():
                     asked = torch.tensor(float(len(stops))).to(place.device, non_blocking=True)  # all processes must leave together
                     total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum(), asked]))
                     if part > 1:
-                        shrink = count.clamp(min=1) / (count + total[1]).clamp(min=1)
+                        shrink = count.clamp(min=TINY) / (count + total[1]).clamp(min=TINY)
                         for p in net.parameters():
                             if p.grad is not None:
                                 p.grad.mul_(shrink)
                     summed, count = summed + total[0], count + total[1]
-                    scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=1))).backward()
+                    scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=TINY))).backward()
                 if mu is not None:
                     mu_sum = mu.detach().sum(0) + (0 if mu_sum is None else mu_sum)  # c k
 
@@ -286,7 +287,7 @@ def main():
             optimizer.zero_grad(set_to_none=True)
             if mu_sum is not None:
                 net.update_bases(place.sum(mu_sum) / s.BATCH_SIZE)
-            losses.append(summed / count.clamp(min=1))
+            losses.append(summed / count.clamp(min=TINY))
             bar.update()
 
             # read the interval's losses: the only wait for the device

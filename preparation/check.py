@@ -30,7 +30,7 @@ def examine(data, missing):
     """Walks a split and prints what is in it; returns the sentences about what is wrong."""
     n, faults, sizes, values = len(data.names), [f'{path}: this file is missing' for path in missing], collections.Counter(), {}
     pixels, seen, images, void, sums = np.zeros(n, int), np.zeros(n, int), np.zeros(n, int), 0, np.zeros((2, 3))
-    for found in convert.spread(functools.partial(look, data), len(data), f'{settings.DATASET}, {data.split}'):
+    for found in dataset.spread(functools.partial(look, data), range(len(data)), f'{settings.DATASET}, {data.split}'):
         if isinstance(found, str):
             faults.append(found)
             if told := re.match(r'(.*): (?:label value|the colour) (.*?) is not in ', found):

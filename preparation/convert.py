@@ -9,7 +9,6 @@ import os
 
 import numpy as np
 import scipy.io
-import torch
 from PIL import Image
 
 import dataset
@@ -36,8 +35,8 @@ def find(split):
         wanted = sorted({*images, *(labels or ())}) if wanted is None else wanted
         if not images:
             raise Absent(f'no images in {image_folder}')
-        for found, folder in ((images, image_folder), (images if labels is None else labels, label_folder)):
-            missing.extend(os.path.join(folder, n) for n in wanted if n not in found)
+        for found, folder in ((images, image_folder), (labels, label_folder)):
+            missing.extend(os.path.join(folder, n) for n in wanted if found is not None and n not in found)
         known = [n for n in wanted if n in images and (labels is None or n in labels)]
         return [(images[n], labels[n] if labels is not None else None) for n in known]
 
@@ -64,16 +63,6 @@ def whole_split(split):
     if missing:
         raise UserError(f'{missing[0]}: this file is missing, {len(missing)} are; unpack the whole archive')
     return data
-
-
-def spread(task, count, what):
-    """Yields task(index) of every index below `count`, in their order, worked out by NUM_WORKERS processes; behind a bar."""
-    loader = torch.utils.data.DataLoader(range(count), batch_size=None, collate_fn=task, num_workers=settings.NUM_WORKERS,
-                                         worker_init_fn=dataset.start_worker, generator=torch.Generator())
-    with Place([]).bar(total=count, desc=what) as bar:
-        for found in loader:
-            yield found
-            bar.update()
 
 
 @contextlib.contextmanager
@@ -112,7 +101,7 @@ def write_labels(folder, splits, shift=0):
     """The labels of Datasets as palette PNG of train id + `shift` in `folder`; void is 255, or 0 with a shift."""
     with written(folder) as work:
         for data in splits:
-            for _ in spread(functools.partial(write_label, data, work, shift), len(data), f'{os.path.basename(folder)}, {data.split}'):
+            for _ in dataset.spread(functools.partial(write_label, data, work, shift), range(len(data)), f'{os.path.basename(folder)}, {data.split}'):
                 pass
     print(f'{folder}: {sum(map(len, splits)):,} labels')
 
@@ -174,7 +163,7 @@ def coco_voc(root):
             draw_instances(path, folder)
     chosen = os.path.join(root, 'coco_voc_train2017.txt')
     if not os.path.exists(chosen) and (data := whole_split('train')):
-        counts = spread(functools.partial(labelled, data), len(data), 'coco_voc_train2017.txt')
+        counts = dataset.spread(functools.partial(labelled, data), range(len(data)), 'coco_voc_train2017.txt')
         names = [stem(image) for (image, _), count in zip(data.pairs, counts) if count >= MANY]
         write_lines(chosen, names)
         print(f'{chosen}: {len(names):,} of {len(data):,} images have {MANY:,} labelled pixels')
@@ -201,7 +190,7 @@ def draw_instances(path, folder):
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f'{path}: this is no instances JSON of COCO, or only part of one ({type(e).__name__}: {e}); unpack it again') from None
     with written(folder) as work:
-        for _ in spread(functools.partial(draw_image, images, classes.colours, work, path), len(images), os.path.basename(folder)):
+        for _ in dataset.spread(functools.partial(draw_image, images, classes.colours, work, path), range(len(images)), os.path.basename(folder)):
             pass
     print(f'{folder}: {len(images):,} labels')
 
@@ -256,14 +245,20 @@ def run_lengths(shape):
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(w, h).T
 
 
+def hdf5():
+    """The package that reads HDF5 files; UserError if it is not installed."""
+    try:
+        import h5py
+        return h5py
+    except ImportError:
+        raise UserError(f'{NYUV2[0]} is an HDF5 file, which takes the package h5py: pip install h5py, then give the same command again') from None
+
+
 def nyuv2(root):
     """NYUv2: images/ labels40/ train.txt val.txt of the HDF5 file, labels40.mat and splits.mat."""
     if fetch.there(root, ('images', 'labels40', 'train.txt', 'val.txt')):
         return
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f'{NYUV2[0]} is an HDF5 file, which takes the package h5py: pip install h5py, then give the same command again') from None
+    h5py = hdf5()
     paths = [layouts.first(root, name, os.path.join(os.path.abspath(settings.DATA_ROOT), name)) for name in NYUV2]
     path = None
     try:

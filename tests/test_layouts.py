@@ -103,6 +103,13 @@ def test_cityscapes_train_ids(tmp_path):
     assert all((a == b).all() for a, b in zip(read(), known, strict=True))
 
 
+def test_all_ids_of_cityscapes():
+    put(DATASET='cityscapes')
+    table = reading.Legend(dataset.classes(), dataset.entry().void, 255).tables['raw']
+    named = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+    assert table[:34].tolist() == [named.get(i, 255) for i in range(34)] and set(table[34:]) == {reading.UNKNOWN}
+
+
 @pytest.mark.parametrize('ending, value', [('labelIds', 255), ('labelTrainIds', 26)])
 def test_wrong_cityscapes_ids(ending, value, tmp_path):
     stand_in('cityscapes', tmp_path, 1)
@@ -151,9 +158,6 @@ def test_a_half_unpacked_archive(name, tmp_path):
     label = getattr(label, 'path', label)
     for path, what in ((label, 'label'), (image, 'image')):
         os.rename(path, path + '.away')
-        if name in ('camvid', 'shapes') and what == 'image':
-            os.rename(path + '.away', path)
-            continue  # all images of the folder count
         with pytest.raises(UserError, match=f'{os.path.basename(path)[:4]}.*this {what} is missing, 1 of 4 are'):
             Dataset('train', train=False)
         os.rename(path + '.away', path)
@@ -185,7 +189,8 @@ def test_json_that_does_not_fit(tmp_path):
 def test_mat_files_that_will_not_do(tmp_path):
     stand_in('coco_stuff_10k', tmp_path, 1)
     path = f'{tmp_path}/cocostuff-10k-v1.1/annotations/COCO_train2014_000000000000.mat'
-    for make in (lambda: mat(path, other=np.zeros((2, 2))), lambda: open(path, 'wb').write(b'MATLAB 5.0'), lambda: open(path, 'wb').close()):
+    for make in (lambda: mat(path, other=np.zeros((2, 2))), lambda: mat(path, S=np.full(SIZE, 0.5)), lambda: mat(path, S=np.full(SIZE, -1)),
+                 lambda: mat(path, S=np.zeros((2, 2, 2), np.uint8)), lambda: mat(path, S=np.full(SIZE, 70000)), lambda: open(path, 'wb').write(b'MATLAB 5.0'), lambda: open(path, 'wb').close()):
         make()
         with pytest.raises(UserError, match='000000000000.mat: this MATLAB file cannot be read as a label'):
             Dataset('train', train=False).check()
@@ -229,6 +234,33 @@ def test_list_of_two_paths(tmp_path):
     text(f'{tmp_path}/train.txt', ['b/2.jpg b/3.png'])
     with pytest.raises(UserError, match=r'b/3.png: this file is missing; .*train.txt names it'):
         read('train')
+
+
+def test_list_lines_without_a_label(tmp_path):
+    own(tmp_path)
+    write(f'{tmp_path}/a.png', np.zeros((4, 4, 3), np.uint8))
+    write(f'{tmp_path}/b.png', np.zeros((4, 4), np.uint8))
+    text(f'{tmp_path}/train.txt', ['a.png b.png', 'a.png'])
+    with pytest.raises(UserError, match="train.txt: 'a.png' names one file, other lines an image and its label"):
+        read('train')
+
+
+def test_own_labels_that_are_not_there(tmp_path):
+    own(tmp_path)
+    write(f'{tmp_path}/images/train/a.jpg', np.zeros((4, 4, 3), np.uint8))
+    write(f'{tmp_path}/label/train/a.png', np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=f'{tmp_path}/labels/train/a: this label is missing, 1 of 1 are'):
+        read('train')
+    os.rename(tmp_path / 'images/train', tmp_path / 'images/test')
+    assert not Dataset('test', train=False).labelled
+
+
+def test_labels_of_doubles(tmp_path):
+    """MATLAB's usual type."""
+    stand_in('pascal_context', tmp_path, 1)
+    path = f'{tmp_path}/VOCdevkit/VOC2010/trainval/2008_000000.mat'
+    mat(path, LabelMap=np.full(SIZE, 2.0))
+    assert (read('train')[0] == 0).all()
 
 
 def test_other_layouts_of_own_data(tmp_path):
@@ -346,10 +378,17 @@ def test_cache_reads_no_picture_and_notices_changes(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(reading, 'read_image', lambda path: 1 / 0)
         data.read(0)
-    image, label = data.pairs[0]
-    write(label, np.full(SIZE, 5, np.uint8))
-    os.utime(label, (1, 1))
-    assert (data.read(0)[1] == 5).all()
+    label = data.pairs[0][1]
+    facts, size = os.stat(label), os.path.getsize(label)
+    write(label, np.full(SIZE, 5, np.uint8))  # another size
+    os.utime(label, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert os.path.getsize(label) != size and (data.read(0)[1] == 5).all()
+    [*dataset.cache(data)]
+    os.utime(label, (1, 1))  # another time
+    with monkeypatch.context() as m:
+        m.setattr(reading, 'read_image', lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.read(0)
     put(IGNORE_LABEL=99)
     assert Dataset('train', train=False).read(1)[1].max() == 99  # another table, other pixels
 
@@ -405,9 +444,15 @@ def test_class_weights(tmp_path):
 # ---------------------------------------------------------------------------------------------------- real pictures
 
 
+def sample(folder, name):
+    if not os.path.isdir(os.path.join(folder, name)):
+        pytest.skip(f'{folder} has no {name}')
+    return os.path.join(folder, name)
+
+
 def test_real_cityscapes(sample_data, tmp_path):
     """labelIds through the table are the labelTrainIds that Cityscapes' own script wrote."""
-    put(DATASET='cityscapes', DATA_ROOT=f'{sample_data}/cityscapes_sample')
+    put(DATASET='cityscapes', DATA_ROOT=sample(sample_data, 'cityscapes_sample'))
     data = Dataset('val', train=False)
     (image, path), (_, label) = data.pairs[0], data.read(0)
     assert path.endswith('_labelIds.png')
@@ -419,7 +464,7 @@ def test_real_cityscapes(sample_data, tmp_path):
 
 def test_real_panoptic(sample_data):
     """The pixels of each class are the areas that the JSON tells."""
-    put(DATASET='coco_panoptic', DATA_ROOT=f'{sample_data}/coco_panoptic_sample')
+    put(DATASET='coco_panoptic', DATA_ROOT=sample(sample_data, 'coco_panoptic_sample'))
     data = Dataset('val', train=False)
     with open(f'{sample_data}/coco_panoptic_sample/annotations/panoptic_val2017.json') as f:
         found = json.load(f)
@@ -436,7 +481,7 @@ def test_real_panoptic(sample_data):
 
 
 def test_real_voc(sample_data):
-    put(DATASET='voc', DATA_ROOT=f'{sample_data}/voc_sample')
+    put(DATASET='voc', DATA_ROOT=sample(sample_data, 'voc_sample'))
     data = Dataset('val', train=False)
     data.check()
     for i in range(len(data)):

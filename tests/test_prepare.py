@@ -765,3 +765,26 @@ def test_wrong_usage(tmp_path, args, words):
     found = scripts.run('prepare.py', *args, scratch=tmp_path)
     assert found.status == 2 and words in found.err and 'Traceback' not in found.err
     assert bool(args) or all(name in found.out for name in layouts.DATASETS) and 'account: leftImg8bit' in found.out
+
+
+def test_an_archive_half_unpacked_is_not_called_ready(tmp_path):
+    for part in ('training', 'validation'):
+        for kind in ('images', 'annotations'):
+            (tmp_path / 'ADEChallengeData2016' / kind / part).mkdir(parents=True)
+    put(DATASET='ade20k', DATA_ROOT=str(tmp_path))
+    with pytest.raises(UserError, match='ade20k is not whole: there are no images'):
+        prepare.lacking('ade20k')
+    stand_in('ade20k', tmp_path)
+    assert prepare.lacking('ade20k') == 'train 4 of 20,210, val 4 of 2,000, test 4 of 3,352'
+    (tmp_path / 'ADEChallengeData2016/annotations/training/ADE_train_00000001.png').unlink()
+    with pytest.raises(UserError, match='ade20k is not whole: .*ADE_train_00000001: this file is missing, train lacks 1'):
+        prepare.lacking('ade20k')
+
+
+@pytest.mark.parametrize('words, flags, said', [
+    (['folder'], {}, 'own data'), (['voc'], {'--root': '--check'}, 'takes a value'), (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
+    (['voc'], {'--split': 'train'}, '--split goes with')])
+def test_arguments_that_do_not_go_together(words, flags, said, tmp_path):
+    put(DATASET='voc' if words[0] == 'weights' else words[0], DATA_ROOT=str(tmp_path))
+    with pytest.raises(UsageError, match=said):
+        prepare.main(words, flags)
