@@ -13,6 +13,7 @@ import dataset
 import helpers
 import network
 import plain
+import settings
 
 SMALL = ('N_LAYERS=18 STEM=plain PRETRAINED= CROP_SIZE=65 EM_CHANNELS=64 EM_BASES=8 HEAD_CHANNELS=16 DATASET=shapes TRAIN_SPLIT=train '
          'BATCH_SIZE=2 TEST_BATCH=1 DEVICES=cpu').split()
@@ -103,3 +104,17 @@ def test_drawn_pictures_make_a_data_set(tmp_path):
     data = dataset.Dataset('train', train=True)
     data.check()
     assert len(data) == 40 and data.read(0)[0].shape == (48, 60, 3) and len(np.unique(data.read(0)[1])) > 1
+
+
+def test_table_of_the_heads(monkeypatch, capsys):
+    """The paper's Table 1: parameters over the bare trunk."""
+    monkeypatch.setattr(network, 'HEADS', {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'bisenet')})
+    helpers.put(N_LAYERS=101, N_CLASSES=21, CROP_SIZE=65, PRETRAINED='')
+    before = settings.in_force()
+    bench.bench_all(bench.start(), 1, {'--size': '', '--markdown': ''})
+    assert settings.in_force() == before
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    found = {row[0]: row[1:3] for row in rows[2:]}
+    assert found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
+    assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97' and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
+    assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 6
