@@ -8,7 +8,6 @@ from PIL import Image
 
 import dataset
 import layouts
-import settings
 from helpers import blocks, colour_of, put, write
 
 SIZE = 40, 56
