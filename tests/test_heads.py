@@ -5,13 +5,15 @@ import signal
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import checkpoint
 import eval as evaluation
+import launch
 import network
 import settings
 import train
-from helpers import put
+from helpers import put, settings_kept
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes', 'shapes.py')
 SMALL = ['N_LAYERS=18', 'CROP_SIZE=65', 'BATCH_SIZE=4', 'HEAD_CHANNELS=32', 'EM_CHANNELS=32', 'EM_BASES=8', 'NUM_WORKERS=0', 'AMP=off', 'ITER_VAL=0',
@@ -49,3 +51,44 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
         with torch.autocast('cpu', torch.bfloat16):
             found = net(image, label)[0]
     assert found.dtype == torch.float32 and ((found - wanted).abs() / wanted).max() < 0.05
+
+
+# ------------------------------------------------------------------------------------------------------ two processes
+
+
+def gradients(rank, world):
+    """{head: gradients of a step on four images in float64}, rank's share of them if there are several processes."""
+    found, place = {}, launch.Place([torch.device('cpu')], rank, world)
+    for head in network.HEADS:
+        strides = network.trait(network.HEADS[head], 'strides')
+        with settings_kept():
+            settings.override([RECIPE, *SMALL, f'HEAD={head}', f'STRIDE={16 if 16 in strides else strides[0]}', 'CROP_SIZE=33'])
+            torch.manual_seed(0)
+            net = network.build().double().train()
+            for m in net.modules():
+                m.p = 0.0  # of the dropouts that are fixed
+            image, label = torch.randn(4, 3, 33, 33, dtype=torch.float64), torch.randint(8, (4, 33, 33))
+            share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+            model = train.wrap(net, place)
+            loss_sum, count, _ = model(image[share], label[share])
+            (loss_sum.sum() * world / place.sum(count.sum())).backward()
+            found[head] = [p.grad for p in net.parameters() if p.grad is not None]
+    return found
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    found = gradients(rank, 2)
+    if rank == 0:
+        torch.save(found, f'{folder}/found.pt')
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    torch.multiprocessing.spawn(process, (str(tmp_path),), 2)
+    found, wanted = torch.load(tmp_path / 'found.pt'), gradients(0, 1)
+    for head in network.HEADS:
+        assert len(found[head]) == len(wanted[head])
+        scale = max(g.abs().max() for g in wanted[head])
+        assert all((a - b).abs().max() < 1e-8 * scale for a, b in zip(found[head], wanted[head])), head
