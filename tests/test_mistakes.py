@@ -224,7 +224,8 @@ def test_bad_files_in_evaluation(kept, own_data, workers):
 
 
 def test_images_that_went_away_since(kept, own_data):
-    (own_data / 'camvid' / 'train' / '05.png').unlink()
+    for folder in ('train', 'trainannot'):
+        (own_data / 'camvid' / folder / '05.png').unlink()
     told(kept.run('train.py', 'ITER_MAX=4', f'DATA_ROOT={own_data}'), 1, 'latest.pth', 'images', 'another NAME')
 
 
