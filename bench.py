@@ -36,6 +36,7 @@ import network
 import plain
 import settings
 import train
+from baselines.danet import PAM
 
 VALUED = '--rounds', '--synthetic', '--child'  # flags that take a value; --child is for the processes that bench_network starts
 
@@ -295,10 +296,10 @@ def bench_unit(place, rounds, flags):
     """The EM unit at the size it has in the network, with batch 1, forward and forward with backward."""
     c, (h, w) = settings.EM_CHANNELS, ((n - 1) // settings.STRIDE + 1 for n in pixels(1)[1].shape[1:])
     unit = network.build('ema', 18).emau.to(place.device, memory_format=torch.channels_last)
-    convs = torch.nn.ModuleList([torch.nn.Conv2d(c, n, 1) for n in (c // 8, c // 8, c)]).to(place.device)
+    position = PAM(c).to(place.device)
     x = torch.randn(1, c, h, w, device=place.device, dtype=place.amp())
     forms = {'unit': (lambda x: unit(x)[0], x.to(memory_format=torch.channels_last)),
-             'textbook': (lambda x: plain.textbook(unit, x), x.clone()), 'dense': (lambda x: plain.dense(convs, x), x.clone())}
+             'textbook': (lambda x: plain.textbook(unit, x), x.clone()), 'dense': (position, x.clone())}
     print(f'EM unit: {c} channels, {settings.EM_BASES} bases, {settings.STAGE_NUM} iterations, {h}x{w} map, batch 1; GMACs of forward:',
           ', '.join(f'{name} {macs(form, x.float()):.2f}' for name, (form, x) in forms.items()))
 
@@ -319,12 +320,9 @@ def bench_metric(place, rounds, flags):
     label[:50] = 255
     wide_pred, wide_label = pred.long(), label.long()
 
-    def masked():
-        mask = (wide_label >= 0) & (wide_label < 21)
-        return torch.bincount(21 * wide_label[mask] + wide_pred[mask], minlength=21 * 21).view(21, 21)
-
-    assert metric.confusion(pred, label, 21).equal(masked()), 'the counts differ'
-    compare(place, 'confusion', {'tuned': lambda: metric.confusion(pred, label, 21), 'masked': masked}, rounds, 20)
+    forms = {'tuned': lambda: metric.confusion(pred, label, 21), 'masked': lambda: plain.confusion(wide_pred, wide_label, 21)}
+    assert forms['tuned']().equal(forms['masked']()), 'the counts differ'
+    compare(place, 'confusion', forms, rounds, 20)
 
 
 def start():
