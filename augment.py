@@ -52,7 +52,7 @@ class Augment:
     def __init__(self):
         s = settings
         self.ignore, self.flip, self.rotate, self.blur, self.jitter = s.IGNORE_LABEL, s.FLIP, s.ROTATE, s.BLUR, s.JITTER
-        self.crop = s.CROP_SIZE if isinstance(s.CROP_SIZE, tuple) else (s.CROP_SIZE, s.CROP_SIZE)
+        self.crop = s.sides(s.CROP_SIZE)
         self.scales, self.scale_mode, self.cat_max_ratio = s.SCALES, s.SCALE_MODE, s.CAT_MAX_RATIO
         self.short_side, self.long_side = s.SHORT_SIDE, s.LONG_SIDE
         self.fill = [round(255 * v) for v in s.MEAN]

@@ -9,27 +9,25 @@
                                                   out as CamVid, and from the cache of decoded pixels
     python bench.py --unit                        the EM unit beside its textbook form and dense position attention
     python bench.py --metric                      the confusion matrix beside the usual masked one
+    python bench.py --views                       several scales and mirror images beside windows summed in numpy one after the other
     ... --rounds 9                                times each is measured (default 5), after a warm-up that is thrown away
 One device, random weights and pixels. Figures are median (min - max), of ratios too: each round has its own.
 """
 import contextlib
-import ctypes
 import itertools
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
 from statistics import median
 
 import cv2
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 import dataset
-import eval as evaluation
+import inference
 import launch
 import metric
 import network
@@ -37,76 +35,12 @@ import plain
 import settings
 import train
 from baselines.danet import PAM
-
-VALUED = '--rounds', '--synthetic', '--child'  # flags that take a value; --child is for the processes that bench_network starts
-
-
-def in_turn(steps, rounds, warm=1):
-    """{name: function that returns seconds} -> {name: seconds of each round}: A B A B ..., without the first `warm` rounds."""
-    found = [[step() for step in steps.values()] for _ in range(warm + rounds)][warm:]
-    return dict(zip(steps, zip(*found)))
-
-
-def timed(place, function, number=1):
-    """A function that calls `function` `number` times and returns the seconds of one, or of one sample if `function` returns how many it did."""
-    def step():
-        wait()
-        begin, done = time.perf_counter(), 0
-        for _ in range(number):
-            found = function()
-            done += found if type(found) is int else 1
-        wait()
-        return (time.perf_counter() - begin) / done
-    wait = torch.cuda.synchronize if place.cuda else lambda: None
-    return step
-
-
-def spread(values, others=None):
-    """Median (min - max) of values, or of their ratios to others."""
-    found = [a / b for a, b in zip(values, others or [1] * len(values), strict=True)]
-    return f'{median(found):.3f} ({min(found):.3f} - {max(found):.3f})'
-
-
-def compare(place, what, forms, rounds, number):
-    """Times {name: function} in turn and prints them, and the times of all but the first over those of the first."""
-    found = in_turn({name: timed(place, f, number) for name, f in forms.items()}, rounds)
-    first, *others = found
-    for name, times in found.items():
-        print(f'{what}  {name:8}  {spread([1e3 * t for t in times])} ms, {spread([1 / t for t in times])} per second')
-    for name in others:
-        print(f'{what}  {name} / {first}: time {spread(found[name], found[first])}')
-
-
-@torch.no_grad()
-def macs(function, x):
-    """Multiply-accumulates of a call, of convolutions and matrix products, in G."""
-    with FlopCounterMode(display=False) as counter:
-        function(x)
-    return counter.get_total_flops() / 2e9
-
-
-def proc(file, field):
-    """What stands behind the colon in a line of a file in /proc; 'nan' elsewhere than on Linux."""
-    with contextlib.suppress(OSError), open('/proc/' + file) as f:
-        return next((line.split(':')[1].strip() for line in f if line.startswith(field)), 'nan')
-    return 'nan'
-
-
-def watch_memory(place):
-    """A function that returns the peak in MiB: on CUDA of all tensors, on Linux the growth of the process from here on, elsewhere nan."""
-    if place.cuda:
-        torch.cuda.reset_peak_memory_stats()
-        return lambda: torch.cuda.max_memory_allocated() / 2 ** 20
-    with contextlib.suppress(OSError, AttributeError), open('/proc/self/clear_refs', 'w') as f:
-        ctypes.CDLL('libc.so.6').malloc_trim(0)  # else steps would reuse, unseen, what building the network has left behind
-        f.write('5')  # the peak, VmHWM, starts afresh
-    before = float(proc('self/status', 'VmRSS').split()[0])
-    return lambda: (float(proc('self/status', 'VmHWM').split()[0]) - before) / 1024
+from measure import compare, in_turn, macs, spread, timed, watch_memory
 
 
 def pixels(batch):
     """A batch as the loader gives it: image (b, 3, h, w) whose memory is (b, h, w, 3), label (b, h, w), both uint8."""
-    size = settings.CROP_SIZE if isinstance(settings.CROP_SIZE, tuple) else (settings.CROP_SIZE, settings.CROP_SIZE)
+    size = settings.sides(settings.CROP_SIZE)
     return torch.randint(256, (batch, *size, 3)).byte().permute(0, 3, 1, 2), torch.randint(dataset.n_classes(), (batch, *size)).byte()
 
 
@@ -164,12 +98,12 @@ def network_step(place, fit, plain):
         net(torch.zeros(2, 3, 2 * s.STRIDE + 1, 2 * s.STRIDE + 1, device=place.device))
     optimizer = torch.optim.SGD(train.param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=not plain)
     scaler = torch.amp.GradScaler(place.device.type, enabled=s.AMP == 'fp16')
-    model = train.wrap(net, place)
+    model, how = train.wrap(net, place), inference.protocol()
 
     def step():
         x, y = image.to(place.device, non_blocking=True), label.to(place.device, non_blocking=True)
         if not fit:
-            return evaluation.predict(model, x)
+            return inference.predict(model, x, how)
         with place.autocast():
             loss_sum, count, mu = model(x, y)
         scaler.scale(loss_sum.sum() / count.sum().clamp(min=1)).backward()
@@ -195,7 +129,7 @@ def bench_network(place, rounds, flags):
     s, net, image = settings, network.build().eval(), pixels(1)[0]
     halves = {'tuned': place.amp(), 'plain': None} if '--plain' in flags else {'tuned': place.amp()}
     convs = {half: convolution(place, half) for half in halves.values()}
-    work = macs(net, evaluation.pad(net.normalise(image), s.STRIDE))
+    work = macs(net, image)
     print(f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}, {image.shape[2]}x{image.shape[3]} pixels, {net.n_classes} classes{", compiled" * s.COMPILE}\n'
           f'parameters {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M; MACs {work:.2f} G per image, 2 FLOP each; training is taken for 3 forwards\n'
           f'memory: {"peak of all tensors" if place.cuda else "peak resident memory above that before the first step, so without the weights"}')
@@ -226,7 +160,7 @@ def bench_all(place, rounds, flags):
         vars(settings).update(kept)
         settings.override(own)
         net = network.build().eval()
-        image = evaluation.pad(net.normalise(pixels(1)[0]), settings.STRIDE)
+        image = net.normalise(pixels(1)[0])
         sizes = sum(p.numel() for p in net.parameters()) / 1e6, macs(net, image)
         trunk = sum(p.numel() for p in net.extractor.parameters()) / 1e6, macs(net.maps, image)
         row = [' '.join([name, *own[1:]] if name in network.HEADS else [name])]
@@ -325,15 +259,49 @@ def bench_metric(place, rounds, flags):
     compare(place, 'confusion', forms, rounds, 20)
 
 
+class Ready(torch.nn.Module):
+    """A network that costs nothing: it has made its logits before."""
+
+    def __init__(self, n_classes, stride):
+        super().__init__()
+        self.n_classes, self.stride, self.made, self.p = n_classes, stride, {}, torch.nn.Parameter(torch.zeros(1))
+
+    def normalise(self, image):
+        return image.float()
+
+    def forward(self, image, coarse):
+        size = (len(image), self.n_classes, *((n - 1) // self.stride + 1 for n in image.shape[2:]))
+        if size not in self.made:
+            self.made[size] = 3 * torch.randn(size, device=image.device)
+        return self.made[size] if coarse else network.upsample(self.made[size], image.shape[2:])
+
+
+@torch.no_grad()
+def bench_views(place, rounds, flags):
+    """Six scales with mirror images of a 500x375 picture, whole and in windows of CROP_SIZE, beside such windows one after the other summed in numpy:
+    outside the network, and in all. TEST_GRID counts."""
+    how = inference.protocol()._replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, crop=None)
+    cut = how._replace(crop=settings.sides(settings.CROP_SIZE))
+    picture = torch.randint(256, (375, 500, 3)).byte()
+    image = picture.permute(2, 0, 1)[None].to(place.device)
+    net = network.fold(network.build()).to(place.device, memory_format=torch.channels_last)
+    for what, n in (('views, outside the network', Ready(net.n_classes, settings.STRIDE).to(place.device)), ('views, in all', net)):
+        forms = {'whole': lambda n=n: inference.predict(n, image, how), 'windows': lambda n=n: inference.predict(n, image, cut),
+                 'plain': lambda n=n: plain.views(n, picture.numpy(), cut).argmax(2)}
+        with place.autocast():
+            compare(place, what, forms, rounds, 1)
+
+
 def start():
     place = launch.start()
     return place._replace(devices=place.devices[:1])
 
 
+MODES = {'--all': bench_all, '--loader': bench_loader, '--unit': bench_unit, '--metric': bench_metric, '--views': bench_views}
+FLAGS = dict.fromkeys(('--plain', '--markdown', '--size', *MODES), '') | {'--rounds': 'N', '--synthetic': 'WxH', '--child': 'VARIANT'}
+
+
 def main(flags):
-    modes = {'--all': bench_all, '--loader': bench_loader, '--unit': bench_unit, '--metric': bench_metric}
-    for flag in flags.keys() - {'--plain', '--markdown', '--size', *modes, *VALUED}:
-        raise settings.UsageError(f'{flag}: there is no such flag; there are --plain, --markdown, --size, --rounds N, --synthetic WxH, {", ".join(modes)}')
     rounds, (kind, variant) = flags.get('--rounds', '5'), flags.get('--child', ' ').split(' ')
     if not rounds.isdecimal() or rounds == '0' or not re.fullmatch(r'\d+x\d+(\.jpg|\.png)?', flags.get('--synthetic', '9x9')):
         raise settings.UsageError('--rounds takes a number from 1, --synthetic WIDTHxHEIGHT, such as 500x375 or 2048x1024.png')
@@ -342,16 +310,10 @@ def main(flags):
     if kind:
         return child(kind, variant)
     place = start()
-    name = torch.cuda.get_device_name(place.device) if place.cuda else proc('cpuinfo', 'model name')
-    print(f'{name}; {torch.get_num_threads()} threads; torch {torch.__version__}; {place.amp() or torch.float32}', flush=True)
-    for mode in [modes[flag] for flag in flags if flag in modes] or [bench_network]:
+    print(f'{place.facts()["device"]}; {torch.get_num_threads()} threads; torch {torch.__version__}; {place.amp() or torch.float32}', flush=True)
+    for mode in [mode for flag, mode in MODES.items() if flag in flags] or [bench_network]:
         mode(place, int(rounds), flags)
 
 
 if __name__ == '__main__':
-    given = {}
-    for word in [a for a in sys.argv[1:] if a.startswith('-')]:
-        at = sys.argv.index(word)
-        _, *value = [sys.argv.pop(at) for _ in range(1 + (word in VALUED)) if at < len(sys.argv)]
-        given[word] = ''.join(value)
-    launch.run(lambda: main(given))
+    launch.run(main, FLAGS)

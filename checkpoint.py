@@ -9,13 +9,19 @@ import torchvision
 
 import network
 import settings
+from baselines.psa import mask_side
 from families import FAMILIES, OWN, rename
 from settings import UserError
+from trunk import RESNETS
 
-# Settings that decide what a network computes: those kept in a checkpoint are held against those in force.
+# Settings that decide what a network computes, beside those of the heads: those kept in a checkpoint are held against those in force.
 NETWORK = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'FIRST_BLOCK', 'STRIDE_IN_1X1', 'UPSAMPLE', 'HEAD_CHANNELS', 'EM_CHANNELS', 'EM_BASES',
-           'STAGE_NUM', 'EM_NORM', 'SECOND_CONV', 'PSP_BINS', 'PSA_TYPE', 'PSA_COMPACT', 'PSA_SHRINK', 'PSA_MASK', 'PSA_SOFTMAX', 'DANET_D2',
-           'DEEPLABV3_PAPER', 'DEEPLABV3_RATES', 'DATASET', 'MEAN', 'STD', 'CHANNELS')
+           'STAGE_NUM', 'EM_NORM', 'SECOND_CONV', 'DATASET', 'MEAN', 'STD', 'CHANNELS')
+
+
+def network_settings(head):
+    """NETWORK and the settings that are named after a head."""
+    return [*NETWORK, *(name for name in settings.in_force() if name.startswith(head.upper() + '_') and name not in NETWORK)]
 
 
 def folder():
@@ -57,8 +63,7 @@ def read(path):
 
 class Report(NamedTuple):
     """What load_weights found: names of the tensors of the network that matched, are missing in the file, have another shape there,
-    and of those the network has no place for; step and settings that the file tells, or None and {}; settings by which those who made it
-    compute and which are not in force."""
+    and of those the network has no place for; step and settings that the file tells, or None and {}; a note on what its tensors do not tell."""
     path: str
     format: str
     matched: list
@@ -67,26 +72,32 @@ class Report(NamedTuple):
     unexpected: list
     step: int = None
     settings: dict = {}
-    contrary: dict = {}
+    note: str = ''
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.wrong)
         text = f'{self.path} ({self.format}): {len(self.matched)} of {total} tensors matched'
         for what, names in (('missing', self.missing), ('of another shape', self.wrong), ('not used', self.unexpected)):
             if names:
-                text += f', {len(names)} {what} ({", ".join(names[:8])}{", ..." if len(names) > 8 else ""})'
-        return text + (f'; its makers have {as_arguments(self.contrary)}' if self.contrary else '')
+                text += f', {len(names)} {what} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+        return text + self.note
 
 
 def state_dict(file, path):
     """The state dict in a checkpoint file: its own, or under one of the usual keys, without DataParallel's prefix."""
-    for key in ('net', 'state_dict', 'model'):
+    for key in ('net', 'model', 'state_dict') * 2:
         if isinstance(file, dict) and isinstance(file.get(key), dict):
             file = file[key]
-            break
     if not isinstance(file, dict) or not any(torch.is_tensor(v) for v in file.values()):
         raise UserError(f'{path}: this file holds no state dict')
-    return {k.removeprefix('module.'): v for k, v in file.items() if isinstance(k, str) and torch.is_tensor(v)}
+    found = {}
+    for k, v in file.items():
+        if isinstance(k, str) and torch.is_tensor(v):
+            name = k.removeprefix('module.').removeprefix('_orig_mod.')
+            if name in found:
+                raise UserError(f'{path}: this file has {name} twice, with and without a prefix; it is not one network')
+            found[name] = v
+    return found
 
 
 def same(a, b):
@@ -101,11 +112,19 @@ def as_arguments(values):
     return ' '.join(f"'{k}={v}'" if isinstance(v, tuple) else f'{k}={v}' for k, v in values.items())
 
 
-def contradicted(name, file):
-    """Of the family's conventions those that are not in force, {setting: value} of the nearest choice; {} where the file tells its own settings."""
-    own = 'settings' in file or name == OWN and 'step' not in file  # the official file has a step and no settings
-    choices = () if own else FAMILIES[name].conventions
+def contradicted(family, own):
+    """Of the family's conventions those that are not in force, {setting: value} of the nearest choice; {} for a file of one's `own`."""
+    choices = () if own else FAMILIES[family].conventions
     return min(({k: v for k, v in choice.items() if not same(v, getattr(settings, k))} for choice in choices), key=len, default={})
+
+
+def compare(net, state, part):
+    """Names of the tensors of `net` (of its trunk, if `part` says so) that match the state dict, are missing there, have another shape; names there of
+    which the net has no place for. num_batches_tracked does not count: older files lack it."""
+    here = lambda k: (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')
+    own, there = {k: v for k, v in net.state_dict().items() if here(k)}, [k for k in state if here(k)]
+    matched = [k for k in own if k in state and state[k].shape == own[k].shape]
+    return matched, [k for k in own if k not in state], [k for k in own if k in state and k not in matched], [k for k in there if k not in own]
 
 
 def load_weights(net, path, part=None):
@@ -113,78 +132,116 @@ def load_weights(net, path, part=None):
 
     part  None: everything must match, and settings must be what the file's family does, else UserError says what does not and with which settings
           it would, and nothing is copied; 'trunk': all of the trunk must match, the rest is left; 'any': whatever matches is copied
-    num_batches_tracked does not count: older files lack it.
     """
     file = read(path)
     family, state = rename(state_dict(file, path), path)
-    own = {k: v for k, v in net.state_dict().items() if part != 'trunk' or k.startswith('extractor.')}
-    counts = [k for k in own if not k.endswith('num_batches_tracked')]
-    matched = [k for k in counts if k in state and state[k].shape == own[k].shape]
-    foreign = [k for k in state if k not in own and (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')]
     step, kept = file.get('step'), file.get('settings')
     kept = kept if isinstance(kept, dict) else {}
     kind = ('EMANet' if 'emau.mu' in state else 'network') if family == OWN else family
     if family == 'ResNet trunk':
         kind = ('deep-stem ' if 'extractor.0.0.weight' in state else 'plain-stem ') + family
-    report = Report(path, kind, matched, [k for k in counts if k not in state], [k for k in counts if k in state and k not in matched], foreign,
-                    step if type(step) is int else None, kept, contradicted(family, file) if part else {})
+    own = bool(kept) or family == OWN and 'step' not in file  # the official file has a step and no settings
+    other = contradicted(family, own)
+    report = Report(path, kind, *compare(net, state, part), step if type(step) is int else None, kept)
     wrong = report.missing or report.wrong or report.unexpected
-    differ = contradicted(family, file) if part is None else {}
-    if part != 'any' and wrong or not matched:
-        there, here = implied(state), settings.in_force() | implied(net.state_dict())
-        differ = {k: v for k, v in there.items() if v != here.get(k) and (part != 'trunk' or k in ('N_LAYERS', 'STEM'))} | differ
-        raise UserError(f'{report}; it does not fit the network that settings describe' + (f'; to use it: {as_arguments(differ)}' if differ else ''))
-    if differ:
+    if part != 'any' and wrong or not report.matched:
+        raise UserError(f'{report}; ' + way_out(state, kept, family, own, part))
+    if other and part is None:
         raise UserError(f'{path} ({kind}): all tensors match, but the code it comes from computes otherwise than settings say; '
-                        f'to use it: {as_arguments(differ)}')
-    if not all(state[k].isfinite().all() for k in matched if state[k].is_floating_point()):
+                        f'to use it: {as_arguments(other)}')
+    if not all(state[k].isfinite().all() for k in report.matched if state[k].is_floating_point()):
         raise UserError(f'{path}: these weights are not finite; the run that saved them had gone wrong, take an earlier checkpoint')
     with torch.no_grad():
-        for k in matched + [k for k in own if k.endswith('num_batches_tracked') and k in state]:
-            own[k].copy_(state[k])
-    return report
+        for k, v in net.state_dict().items():
+            if k in report.matched or k.endswith('num_batches_tracked') and k in state and (part != 'trunk' or k.startswith('extractor.')):
+                v.copy_(state[k])
+    note = f'; its makers have {as_arguments(other)}' if other and part else ''
+    if 'head.directions.0.attention.1.weight' in state and not own and part is None:
+        doubt = [f'PSA_TYPE={settings.PSA_TYPE}'] * (settings.PSA_TYPE != 'both') + [f'PSA_COMPACT={settings.PSA_COMPACT}', f'PSA_SHRINK={settings.PSA_SHRINK}']
+        note += f'; no tensor tells whether {", ".join(doubt)} and PSA_SOFTMAX={settings.PSA_SOFTMAX} are what it was trained with'
+    if part == 'any':
+        note += ''.join(f'; {d} when it was trained' for d in differences(kept, network_settings(settings.HEAD)))
+    return report._replace(note=note)
 
 
-def head_of(state):
-    """The head whose tensors' names are those of the state dict, or most like them; None if it has none."""
-    keys = {k.removeprefix('head.') for k in state if k.startswith('head.')}
-    if 'emau.mu' in state or not keys:
-        return 'ema' if 'emau.mu' in state else None
-    with torch.device('meta'):
-        names = {head: set(network.make_head(head, (256, 512, 1024, 2048), 2).state_dict()) for head in network.HEADS if head != 'ema'}
-    share = {head: len(keys & own) / len(keys | own) for head, own in names.items()}
-    return max(share, key=share.get) if any(share.values()) else None
+def way_out(state, kept, family, own, part):
+    """What to do with a state dict that does not fit: settings with which it does (tried out), else what it seems to be."""
+    if part == 'trunk':
+        differ = {k: v for k, v in implied_trunk(state).items() if v != getattr(settings, k)}
+        return 'its trunk does not fit' + (f'; to use it: {as_arguments(differ)}' if differ else '')
+    now, names = settings.in_force(), {k.removeprefix('head.') for k in state if k.startswith('head.')}
+    for values in candidates(state, kept, family, own):
+        differ = {k: v for k, v in values.items() if not same(v, now[k])}
+        try:
+            vars(settings).update(differ)
+            with torch.device('meta'):  # the head is soon built, the trunk is not
+                alike = settings.HEAD == 'ema' or names <= set(network.make_head(settings.HEAD, (256, 512, 1024, 2048), 2).state_dict())
+                fits = differ and alike and not any(compare(network.build(), state, None)[1:])
+        except UserError:
+            fits = False
+        finally:
+            vars(settings).update(now)
+        if fits:
+            return 'it does not fit the network that settings describe; to use it: ' + as_arguments(differ)
+    if family == 'ResNet trunk' or implied_trunk(state) and all(k.startswith('extractor.') for k in state):
+        return 'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and evaluation needs a whole network'
+    return 'it does not fit, and no settings were found that would: part of a file, two networks in one, or a network that is not here; INIT=FILE takes what fits'
 
 
-def implied(state):
-    """The settings that the names and shapes of a state dict imply: {name: value}."""
+def implied_trunk(state):
+    """N_LAYERS and STEM that the names of a state dict imply, or {}."""
     blocks = [len({k.split('.')[2] for k in state if k.startswith(f'extractor.{i}.')}) for i in (4, 5, 6, 7)]
     bottleneck = 'extractor.4.0.conv3.weight' in state
-    found = {'N_LAYERS': n for n, (block, counts) in network.RESNETS.items() if list(counts) == blocks and (block.expansion == 4) == bottleneck}
-    found['STEM'] = 'deep' if 'extractor.0.0.weight' in state else 'plain'
-    found['AUX_WEIGHT'] = 0.4 if 'aux.2.weight' in state else 0.0
-    head = head_of(state)
-    if head:
-        found['HEAD'] = head
-    if head == 'ema':
-        found |= {'EM_CHANNELS': state['emau.mu'].shape[1], 'EM_BASES': state['emau.mu'].shape[2], 'SECOND_CONV': 'fc1.0.conv.weight' in state}
-    if head == 'psa':
-        both = 'head.directions.1.reduce.conv.weight' in state
-        found['PSA_TYPE'] = 'both' if both else 'distribute' if settings.PSA_TYPE == 'distribute' else 'collect'  # their tensors have the same names
-        cells = len(state.get('head.directions.0.attention.1.weight', ()))
-        side = math.isqrt(cells)
-        if cells and side ** 2 == cells:
-            found['PSA_MASK'] = side
-            if side % 2 == 0:
-                found['PSA_COMPACT'] = True  # masks of offsets have a middle
-    if head == 'danet':
-        found['DANET_D2'] = 'head.aux.0.1.weight' not in state
-    for classifier in ('fc2.weight', 'head.out.2.weight', 'head.out.1.weight', 'head.score.2.weight'):
-        if classifier in state:
-            found['N_CLASSES'], width = state[classifier].shape[:2]
-            if found.get('SECOND_CONV', True):
-                found['HEAD_CHANNELS'] = width
-    return found
+    stem = 'deep' if 'extractor.0.0.weight' in state else 'plain'
+    return next(({'N_LAYERS': n, 'STEM': stem} for n, (block, counts) in RESNETS.items() if list(counts) == blocks and (block.expansion == 4) == bottleneck), {})
+
+
+def candidates(state, kept, family, own):
+    """Yields settings that a network with this state dict may have: those that the file keeps, else what names, shapes and the family tell."""
+    now = settings.in_force()
+    if kept:
+        yield {k: v for k, v in kept.items() if k in network_settings(str(kept.get('HEAD'))) + ['N_CLASSES', 'AUX_WEIGHT', 'CROP_SIZE'] and k in now}
+    trunk = implied_trunk(state) | {'AUX_WEIGHT': (now['AUX_WEIGHT'] or 0.4) if any(k.startswith('aux.') for k in state) else 0.0}
+    shape = lambda key, rank: tuple(state[key].shape) if key in state and state[key].ndim == rank else None
+    if shape('emau.mu', 3):
+        trunk |= {'EM_CHANNELS': shape('emau.mu', 3)[1], 'EM_BASES': shape('emau.mu', 3)[2], 'SECOND_CONV': 'fc1.0.conv.weight' in state}
+    last = [s for key in ('fc2', 'head.out.2', 'head.out.1', 'head.score.2') if (s := shape(key + '.weight', 4))]
+    if last:
+        trunk['N_CLASSES'] = last[0][0]
+    widths = [{'HEAD_CHANNELS': w} for w in (last[0][1], 2 * last[0][1])] if last and trunk.get('SECOND_CONV', True) else []
+    conventions = () if own else FAMILIES[family].conventions
+    near = min(conventions, key=lambda choice: sum(not same(v, now[k]) for k, v in choice.items()), default={})
+    keys = {k for k in state if k.startswith('head.')}
+    for head, form in forms(state, shape):
+        stride = network.trait(network.HEADS[head], 'strides')
+        more = {} if now['STRIDE'] in stride else {'STRIDE': stride[0]}
+        for width in widths + [{}]:
+            if bool(keys) == (head != 'ema'):
+                yield trunk | {'HEAD': head} | more | width | form | near
+
+
+def forms(state, shape):
+    """Yields heads, and settings of theirs that change their tensors: those in force, then others."""
+    for head in sorted(network.HEADS, key=lambda h: h != settings.HEAD):
+        if head == 'psa':
+            yield from (('psa', form) for form in psa_forms(state, shape))
+        else:
+            yield head, {}
+            yield from ((head, {name: not getattr(settings, name)}) for name in ('DANET_D2', 'DEEPLABV3_PAPER') if name.startswith(head.upper() + '_'))
+
+
+def psa_forms(state, shape):
+    """Yields PSA_TYPE, PSA_MASK and PSA_COMPACT that fit the number of cells that a state dict predicts; a mask of offsets has odd sides."""
+    cells = (shape('head.directions.0.attention.1.weight', 4) or (0,))[0]
+    one = 'distribute' if settings.PSA_TYPE == 'distribute' else 'collect'  # their tensors have the same names
+    kind, side = 'both' if 'head.directions.1.reduce.conv.weight' in state else one, math.isqrt(cells)
+    for compact in (settings.PSA_COMPACT, not settings.PSA_COMPACT):
+        follows = mask_side(settings.CROP_SIZE, settings.STRIDE, settings.PSA_SHRINK, compact)
+        if math.prod(follows) == cells:
+            yield {'PSA_TYPE': kind, 'PSA_MASK': None, 'PSA_COMPACT': compact}
+    if cells and side ** 2 == cells:
+        for compact in (False, True):
+            yield {'PSA_TYPE': kind, 'PSA_MASK': side, 'PSA_COMPACT': compact}
 
 
 def load_trunk(net):

@@ -90,6 +90,10 @@ class Dataset(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.pairs)
 
+    def forget_labels(self):
+        """From here on there are images alone."""
+        self.pairs, self.labelled = [(image, None) for image, _ in self.pairs], False
+
     def decode(self, index):
         """Image (h, w, 3) RGB and label (h, w) in train ids, or None, from their files."""
         image_path, label_path = self.pairs[index]
@@ -227,13 +231,13 @@ def train_loader(data, batches, pin):
                                        worker_init_fn=start_worker, generator=torch.Generator())
 
 
-def eval_batches(data, indices, size, pin):
-    """Batches (b, 3, h, w), labels (b, h, w) or None, indices: images of one size that follow each other, `size` at most."""
+def eval_batches(data, indices, budget, pin):
+    """Batches (b, 3, h, w), labels (b, h, w) or None, indices: images of one size that follow each other, of `budget` pixels at most, or one."""
     loader = torch.utils.data.DataLoader(data, sampler=indices, batch_size=None, num_workers=settings.NUM_WORKERS,
                                          worker_init_fn=start_worker, generator=torch.Generator())
     held = []
     for sample in loader:
-        if held and (len(held) == size or held[0][0].shape != sample[0].shape):
+        if held and ((len(held) + 1) * sample[0][0].numel() > budget or held[0][0].shape != sample[0].shape):
             yield together(held, pin)
             held = []
         held.append(sample)

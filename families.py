@@ -51,7 +51,7 @@ FAMILIES = {
         (r'sem_seg_head\.predictor\.0\.', 'fc1.0.conv.'),
         (r'sem_seg_head\.predictor\.2\.', 'fc2.'),
     ], (OFFICIAL | dict(FIRST_BLOCK='layer4', CHANNELS='bgr', EM_GRAD=True),)),
-    'semseg': Family(r'layer0\.', [
+    'semseg': Family(r'layer0\.|(ppm|psa|cls)\.', [
         (r'layer0\.7\.', 'extractor.1.'),
         (r'layer0\.', 'extractor.0.'),
         *trunk_rules(''),
@@ -67,7 +67,7 @@ FAMILIES = {
         *fcn_rules('cls', 'head.out'),
         *fcn_rules('aux', 'aux'),
     ], (PLAIN | dict(FIRST_BLOCK='all'),)),
-    'DANet': Family(r'pretrained\.|head\.(sa|sc|conv5[ac])\.', [
+    'DANet': Family(r'head\.(sa|sc|conv5[ac])\.', [
         *trunk_rules(r'pretrained\.'),
         *pair(r'head\.conv5a', 'head.position.0'),
         *pair(r'head\.conv5c', 'head.channel.0'),
@@ -119,7 +119,14 @@ def rename(state, path):
     if len(found) > 1:
         raise UserError(f'{path}: this file mixes families, {" and ".join(f"{name} ({key})" for name, key in found.items())}; it is not one network')
     name = next(iter(found))
-    return name, {new_name(k, FAMILIES[name].rules): v for k, v in state.items() if k not in ('pixel_mean', 'pixel_std')}
+    renamed = {}
+    for key, value in state.items():
+        new = new_name(key, FAMILIES[name].rules)
+        if new in renamed:
+            raise UserError(f'{path}: this file has the tensor {new} of {name} under two names, one of them {key}; it is not one network')
+        if key not in ('pixel_mean', 'pixel_std'):
+            renamed[new] = value
+    return name, renamed
 
 
 def new_name(key, rules):

@@ -1,6 +1,7 @@
 """How every script starts (settings, devices, processes) and how it ends when something is wrong: one sentence, status 1 or 2."""
 import ctypes
 import os
+import platform
 import signal
 import sys
 from typing import NamedTuple
@@ -47,6 +48,13 @@ class Place(NamedTuple):
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, mine):
+        """What every process has: a list, in the order of the processes."""
+        found = [mine] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, mine)
+        return found
+
     def amp(self):
         """The half type of mixed precision, or None: AMP, where 'auto' is bf16 if the device computes in it."""
         if settings.AMP == 'auto':
@@ -60,6 +68,15 @@ class Place(NamedTuple):
     def autocast(self):
         half = self.amp()
         return torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
+
+    def facts(self):
+        """What a run computes on, for its log."""
+        name = torch.cuda.get_device_name(self.device) if self.cuda else platform.processor() or platform.machine()
+        if not self.cuda and os.path.isfile('/proc/cpuinfo'):
+            with open('/proc/cpuinfo') as f:
+                name = next((line.split(':')[1].strip() for line in f if line.startswith('model name')), name)
+        return dict(device=name, devices=self.world * len(self.devices), processes=self.world, torch=str(torch.__version__),
+                    precision=str(self.amp() or torch.float32).removeprefix('torch.'))
 
     def memory(self):
         """Peak memory of this process's device in GB; None on CPU."""
@@ -107,7 +124,7 @@ def sentence(error):
         return text.rsplit('UserError: ', 1)[-1].strip()  # loader processes send theirs inside a traceback
     memory = "can't allocate memory", 'Insufficient memory', 'Unable to allocate', 'MemoryError'  # torch, OpenCV, numpy, a loader process
     if type(error).__name__ == 'OutOfMemoryError' or isinstance(error, MemoryError) or any(words in text for words in memory):
-        return ('out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or TEST_BATCH, or use AMP=bf16. '
+        return ('out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or TEST_BATCH, test in windows (TEST_CROP), or use AMP=bf16. '
                 'Checkpoints written so far are whole')
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return f'{error.filename}: a file stands where a folder is due; move it away, or choose another folder'
@@ -117,19 +134,56 @@ def sentence(error):
     if type(error).__name__ == 'BrokenBarrierError':
         return 'a replica of nn.DataParallel failed while the others waited for it, most likely out of memory; lower BATCH_SIZE, or start with torchrun'
     if 'Expected more than 1 value per channel' in text:
-        return 'batch norm has a single value per channel to train on; raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE'
+        return (f'batch norm has a single value per channel to train on: a map of 1x1, as HEAD={settings.HEAD} may pool, of one image per device; '
+                'raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE')
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 
 
-def run(main):
-    """Puts the command line in force, runs main() and ends the process; the status is 0, or 1 with a sentence, or 2 for wrong usage."""
+def take_flags(known):
+    """Takes the words that begin with -- off the command line: {flag: True, or the value that follows it, or a list of them}.
+
+    known  {flag: names of its values, as in '--rescore': 'DIR'}; UsageError for another flag, or if values are missing
+    """
+    found, rest, words = {}, [], iter(sys.argv[1:])
+    for word in words:
+        flag, equals, value = word.partition('=')
+        if not word.startswith('--'):
+            rest.append(word)
+            continue
+        if flag not in known:
+            usual = ', '.join(f'{k} {v}'.strip() for k, v in known.items())
+            raise UsageError(f'{flag}: there is no such flag' + (settings.nearest(flag, known) or f'; there are {usual}'))
+        wanted = known[flag].split()
+        values = [value] * bool(equals) + [next(words, '') for _ in wanted[bool(equals):]]
+        if len(values) != len(wanted) or any(not v or v.startswith('--') for v in values):
+            raise UsageError(f'{flag} takes ' + (f'a value: {flag} {known[flag]}' if len(wanted) == 1 else f'{len(wanted)} values: {flag} {known[flag]}' if wanted else 'no value'))
+        found[flag] = values if len(values) > 1 else values[0] if values else True
+    sys.argv[1:] = rest
+    return found
+
+
+def take_words():
+    """Takes the words that are neither recipes nor KEY=value off the command line: a list."""
+    is_setting = lambda a: a.startswith('-') or a.endswith('.py') or a.partition('=')[0].isupper() and '=' in a
+    words = [a for a in sys.argv[1:] if not is_setting(a)]
+    sys.argv[1:] = [a for a in sys.argv[1:] if is_setting(a)]
+    return words
+
+
+def run(main, flags=None, words=False):
+    """Puts the command line in force, runs main() and ends the process; the status is 0, or 1 with a sentence, or 2 for wrong usage.
+
+    flags  what take_flags() knows: main gets what it found; with `words`, before it what take_words() found
+    """
     if {'-h', '--help'} & set(sys.argv):
         print(sys.modules['__main__'].__doc__ + '\nsettings.py lists the settings.')
         sys.exit(0)
     try:
+        taken = [] if flags is None else [take_flags(flags)]
+        given = [take_words()] * words + taken
         settings.override(sys.argv[1:])
-        status = main() or 0
+        status = main(*given) or 0
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         status = 128 + signal.SIGINT

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     ready: tuple = ()     # (part of a label's folder/name, what such files hold): 'id' = train ids, 'id + 1' = those from 1 on, 0 = void
     classes: str = ''     # its class table, if not classes/NAME.txt
     make: Callable = None  # (root) -> makes it, if it can be made
+    server: str = ''      # folder in which its benchmark's server wants predictions
 
 
 def listing(folder, endings=IMAGES, deep=False):
@@ -261,7 +262,8 @@ DATASETS = {
                     'unpack CamVid of the SegNet tutorial there: train/ trainannot/ val/ valannot/ test/ testannot/', (11, 255)),
     'voc': Entry(voc, dict(trainaug=10582, train=1464, trainval=2913, val=1449, test=1456), ('VOC2012', 'VOCdevkit/VOC2012'), 'JPEGImages',
                  'unpack VOCtrainval_11-May-2012.tar there: VOCdevkit/VOC2012/ with JPEGImages/ SegmentationClass/ ImageSets/; trainaug also '
-                 'needs benchmark.tgz of SBD (benchmark_RELEASE/), or SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt'),
+                 'needs benchmark.tgz of SBD (benchmark_RELEASE/), or SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt',
+                 server='results/VOC2012/Segmentation/comp6_test_cls'),
     'cityscapes': Entry(cityscapes, dict(train=2975, val=500, trainval=3475, test=1525, train_extra=19998), ('cityscapes', 'Cityscapes'), 'leftImg8bit',
                         'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into cityscapes/ (leftImg8bit/ gtFine/)',
                         (*range(7), 9, 10, 14, 15, 16, 18, 29, 30), ('_labelTrainIds.png', 'id')),

@@ -33,12 +33,14 @@ def scores(matrix):
 
 
 def table(found, names):
-    """The scores as lines of text: a row per class, in percent, then the means."""
+    """The scores as lines of text: a row per class, in percent, then the means; beside them those of `single`, if they are there."""
     percent = lambda v: '     -' if v is None else f'{100 * v:6.2f}'
-    width = max(map(len, names))
-    rows = [f'{"class":{width}}     IoU     acc']
-    rows += [f'{name:{width}}  {percent(i)}  {percent(a)}' for name, i, a in zip(names, found['class_iou'], found['class_acc'], strict=True)]
-    rows += ['  '.join(f'{key} {100 * found[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc'))]
+    width, sides = max(map(len, names)), [found, found['single']] if 'single' in found else [found]
+    rows = [f'{"":{width}}       all views    scale 1 alone'] * (len(sides) > 1)
+    rows += [f'{"class":{width}}' + '     IoU     acc' * len(sides)]
+    rows += [f'{name:{width}}  ' + '  '.join(f'{percent(s["class_iou"][i])}  {percent(s["class_acc"][i])}' for s in sides) for i, name in enumerate(names)]
+    means = lambda s: '  '.join(f'{key} {100 * s[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc'))
+    rows += [means(found)] if len(sides) == 1 else [f'all views:     {means(found)}', f'scale 1 alone: {means(found["single"])}']
     if found['absent']:
         rows += [f'{found["absent"]} of {len(names)} classes occur neither in the labels nor in the predictions and are left out of the means']
     return '\n'.join(rows)

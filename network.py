@@ -2,7 +2,7 @@
 
 From the bottom up: the EM attention unit `EMAU` (paper, section 3; it can be lifted out of here), the networks, the table of heads.
     net = build()              what settings describe, on the CPU, random weights
-    net(image)                 logits (b, n, h, w) at the size of the image
+    net(image)                 logits (b, n, h, w) at the size of the image; with coarse=True (b, n, h', w'), as the head makes them
     net(image, label)          loss_sum (b,), count (b,), mu (b, c, k) or None, for training
 A uint8 image is normalised inside, a float image is taken as it is. Any size goes in.
 """
@@ -84,7 +84,7 @@ class EMAU(nn.Module):
         return mu
 
     def attend(self, x):
-        """x (b, c, h, w) -> rebuilt x~ (b, c, h, w), mu (b, c, k).
+        """x (b, c, h, w) -> rebuilt x~ (b, c, h, w), mu (b, c, k), z (b, n, k).
 
         With x in bfloat16 the products over pixels are in bfloat16; softmax, both normalisations and the bases are in float32 at least.
         """
@@ -104,12 +104,14 @@ class EMAU(nn.Module):
                 mu = weight @ (x.transpose(1, 2) @ z.to(half)).to(mu.dtype) + bias[:, None] * mass  # b c k
                 mu = self.normalise(mu / (1e-6 + mass))
         x = z.to(half) @ mu.to(half).transpose(1, 2)  # b n c
-        return x.transpose(1, 2).unflatten(2, size), mu
+        return x.transpose(1, 2).unflatten(2, size), mu, z
 
-    def forward(self, x):
+    def forward(self, x, maps=False):
+        """With `maps` there is a third output: the last responsibilities z as maps (b, k, h, w)."""
         with torch.autocast(x.device.type, enabled=False):
-            y, mu = self.attend(x.float() if x.dtype == torch.float16 else x)  # sums over pixels leave the range of float16
-        return self.conv2(y.relu_()).add_(x).relu_(), mu
+            y, mu, z = self.attend(x.float() if x.dtype == torch.float16 else x)  # sums over pixels leave the range of float16
+        y = self.conv2(y.relu_()).add_(x).relu_()
+        return (y, mu, z.transpose(1, 2).unflatten(2, x.shape[2:])) if maps else (y, mu)
 
     @torch.no_grad()
     def update_bases(self, mu):
@@ -170,24 +172,18 @@ class SegNet(nn.Module):
         """What the head makes of the trunk's maps; only heads that say `sees_image` need the image."""
         return self.head(*maps, **dict(image=self.normalise(image), trunk=self.maps) if trait(self.head, 'sees_image') else {})
 
-    def forward(self, image, label=None):
+    def forward(self, image, label=None, coarse=False):
         if self.amp is None:
-            return self.compute(image, label)
+            return self.compute(image, label, coarse)
         with torch.autocast(image.device.type, self.amp):
-            return self.compute(image, label)
+            return self.compute(image, label, coarse)
 
-    def compute(self, image, label):
+    def compute(self, image, label, coarse):
         image = self.normalise(image)
         maps = self.maps(image)
-        try:
-            found = self.decode(maps, image)
-        except ValueError as e:
-            if 'more than 1 value per channel' in str(e):  # batch norm of a globally pooled map
-                raise settings.UsageError(f'HEAD={settings.HEAD} cannot train on one image per device at once: it normalises pooled maps of a single '
-                                          'value per channel; take a larger BATCH_SIZE, or a smaller ACCUMULATE') from None
-            raise
+        found = self.decode(maps, image)
         if label is None:
-            return self.enlarge(found['out'], image.shape[2:])
+            return found['out'] if coarse else self.enlarge(found['out'], image.shape[2:])
         loss_sum, count = self.loss(found['out'], label)
         loss_sum = self.main_weight * loss_sum
         outputs = list(zip(self.extra_weights, found.get('aux', [])))
@@ -228,6 +224,10 @@ class EMANet(SegNet):
 
     def update_bases(self, mu):
         self.emau.update_bases(mu)
+
+    def attention(self, image):
+        """The share z (b, k, h', w') that each basis has in the pixels of the unit's map, of images (b, 3, h, w); it sums to one over k."""
+        return self.emau(self.fc0(self.maps(image)[3]), maps=True)[2]
 
 
 def upsample(logits, size, form='corners', stride=None):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import inference
 import settings
 
 
@@ -57,3 +58,30 @@ def confusion(pred, label, n):
     """Counts (n, n) int64 of pixels, from int64 maps: void is masked out first."""
     mask = (label >= 0) & (label < n)
     return torch.bincount(n * label[mask] + pred[mask], minlength=n * n).view(n, n)
+
+
+def views(net, image, p):
+    """Probabilities (h, w, n) float64 of an image (h, w, 3) uint8 by an inference.Protocol with windows, one window after the other, summed in numpy."""
+    h, w = image.shape[:2]
+    mean, total = 255 * np.array(settings.MEAN), 0
+    for scale in p.scales:
+        new_h, new_w = inference.scaled_size(h, w, scale, p.base)
+        scaled = cv2.resize(image.astype(np.float32), (new_w, new_h))
+        lack = [max(side - n, 0) for side, n in zip(p.crop, (new_h, new_w))]
+        top, left = (n // 2 for n in lack)
+        scaled = cv2.copyMakeBorder(scaled, top, lack[0] - top, left, lack[1] - left, cv2.BORDER_CONSTANT, value=mean)
+        found, seen = None, np.zeros(scaled.shape[:2])
+        for y in inference.windows(scaled.shape[0], p.crop[0], p.rate):
+            for x in inference.windows(scaled.shape[1], p.crop[1], p.rate):
+                part = slice(y, y + p.crop[0]), slice(x, x + p.crop[1])
+                view = ((scaled[part].transpose(2, 0, 1) - mean[:, None, None]) / (255 * np.array(settings.STD)[:, None, None])).astype(np.float32)
+                view = torch.from_numpy(view)[None].to(next(net.parameters()).device)
+                logits = net(torch.cat([view, view.flip(3)][:1 + p.flip]), coarse=True)
+                prob = F.interpolate(logits.float(), p.crop, mode='bilinear', align_corners=True).softmax(1)
+                prob = ((prob[0] + prob[1].flip(2)) / 2 if p.flip else prob[0]).permute(1, 2, 0).cpu().numpy()
+                found = np.zeros((*scaled.shape[:2], prob.shape[2])) if found is None else found
+                found[part] += prob
+                seen[part] += 1
+        found = (found / seen[..., None])[top:top + new_h, left:left + new_w]
+        total = total + cv2.resize(found, (w, h))
+    return total / len(p.scales)

@@ -8,11 +8,9 @@
 
 --check and --cache fetch nothing. Settings can be given, too: NUM_WORKERS=8 MODEL_DIR=/models.
 """
-import functools
 import os
 import re
 import signal
-import sys
 from typing import NamedTuple
 
 import torchvision
@@ -84,7 +82,6 @@ CONVERT = {'voc': convert.trainaug, 'coco_panoptic': convert.panoptic, 'coco_voc
            'nyuv2': convert.nyuv2}
 MODELS = 'https://hangzh.s3.amazonaws.com/encoding/models'
 DEEP = {'resnet50': 'resnet50-ebb6acbb', 'resnet101': 'resnet101-2a57e44d', 'resnet152': 'resnet152-0d43d698'}
-VALUED = '--root', '--split'
 PLAIN = [f'torchvision-resnet{n}' for n in (18, 34, 50, 101, 152)]
 
 
@@ -221,13 +218,9 @@ def main(words, flags):
         print(__doc__ + '\n' + overview())
         raise UsageError('name a data set, or weights')
     name, *more = words
-    for flag in flags:
-        if flag not in ('--root', '--split', '--check', '--cache'):
-            raise UsageError(f'{flag}: there is no such option; there are --root DIR, --split NAME, --check, --cache')
-        if flag in VALUED and (not flags[flag] or flags[flag].startswith('--')):
-            raise UsageError(f'{flag} takes a value: --root DIR, --split NAME')
     if name not in known:
         raise UsageError(f'{name}: there is no such data set{settings.nearest(name, known) or "; there are " + ", ".join(known)}')
+    settings.DATA_ROOT = flags.get('--root', settings.DATA_ROOT)
     if len(more) != (name == 'weights'):
         raise UsageError('weights takes one name: ' + ', '.join([*DEEP, *PLAIN]) if name == 'weights' else f'{more[0]}: one data set at a time')
     walks = '--check' in flags or '--cache' in flags
@@ -235,6 +228,7 @@ def main(words, flags):
         raise UsageError('--split goes with --check or --cache, and those with a data set')
     if name == 'weights':
         return weights(more[0])
+    settings.DATASET = name
     if name == 'folder' and not walks:
         raise UsageError('folder is your own data: there is nothing to fetch; --check looks at it')
     splits = [s for s in flags.get('--split', '').split(',') if s]
@@ -258,13 +252,4 @@ def main(words, flags):
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-written folders are removed
-    words, flags, rest, argv = [], {}, [], iter(sys.argv[1:])
-    for word in argv:
-        if word.startswith('--') and word != '--help':
-            flag, _, value = word.partition('=')
-            flags[flag] = value or (next(argv, '') if flag in VALUED else '')
-        else:
-            (rest if word[:1] == '-' or '=' in word or word.endswith('.py') else words).append(word)
-    rest += [f'DATA_ROOT={flags["--root"]}'] if flags.get('--root') else []
-    sys.argv[1:] = rest + ([f'DATASET={words[0]}'] if words and words[0] in layouts.DATASETS else [])
-    launch.run(functools.partial(main, words, flags))
+    launch.run(main, {'--root': 'DIR', '--split': 'NAME', '--check': '', '--cache': ''}, words=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import scipy.io
-from PIL import Image
+from PIL import Image, ImageOps
 
 from layouts import Segments
 from settings import UserError
@@ -110,8 +110,8 @@ class Legend:
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def read_image(path):
-    """(h, w, 3) uint8 RGB, pixels as stored (EXIF rotation is not applied: labels are drawn on stored pixels)."""
+def read_image(path, upright=False):
+    """(h, w, 3) uint8 RGB, pixels as stored, for labels are drawn on stored pixels; `upright`: turned as EXIF says."""
     data = np.fromfile(path, np.uint8) if os.path.isfile(path) else None
     if data is None:
         raise UserError(f'{path}: this image is missing')
@@ -122,10 +122,13 @@ def read_image(path):
         if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
             raise UserError(f'{path}: this picture is cut off; fetch it again')
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION * (not upright)) if len(data) else None
     except cv2.error:  # more pixels than it takes
         image = None
-    return image if image is not None else np.array(open_with_pillow(path).convert('RGB'))
+    if image is not None:
+        return image
+    picture = open_with_pillow(path)
+    return np.array((ImageOps.exif_transpose(picture) if upright else picture).convert('RGB'))
 
 
 def open_with_pillow(path):

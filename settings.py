@@ -109,12 +109,20 @@ ITER_SAVE = 2000                  # latest.pth, from which a run resumes
 
 # ---- evaluation
 CHECKPOINT = ''                   # file; '' = best, else final, else latest of the run
-TEST_BATCH = 4                    # images of one size at once
-SAVE_DIR = ''                     # folder for index and colour pictures and overlays; '' = none
+TEST_MODE: Literal['val', 'test', 'testval'] = 'val'  # score VAL_SPLIT; write what the benchmark's server takes of split 'test'; pictures of VAL_SPLIT, unscored
+TEST_SCALES: tuple[float, ...] = (1.0,)  # of the image, or of TEST_BASE_SIZE; the paper's: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with TEST_FLIP
+TEST_FLIP = False                 # mirror images, too
+TEST_CROP: int | tuple[int, int] | None = None  # pixels: sliding windows of this side, or (height, width); None = whole images
+TEST_STRIDE_RATE = 2 / 3          # step from window to window, of their side
+TEST_BASE_SIZE: int | None = None  # pixels: long side of an image at scale 1; None = as it is
+TEST_AVERAGE: Literal['prob', 'logit'] = 'prob'  # what is averaged over scales, mirror images and windows
+TEST_GRID = 1                     # several scales are summed at every so-many-th pixel, then enlarged: cheaper, but 1 alone is exact
+TEST_BATCH = 4                    # crops (CROP_SIZE) whose pixels go through the network at once: bounds memory
+SAVE_DIR = ''                     # folder for index and colour pictures, overlays and charts; '' = none
 
 # Settings that a run may change when it resumes.
 FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
-        'CHECKPOINT', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
+        'CHECKPOINT', 'TEST_MODE', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_STRIDE_RATE', 'TEST_BASE_SIZE', 'TEST_AVERAGE', 'TEST_GRID', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
     IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
@@ -125,7 +133,8 @@ RANGES = dict(
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     OHEM_THRESHOLD=(0, 1), OHEM_KEEP=(1, None), FOCAL_GAMMA=(0, None), LABEL_SMOOTHING=(0, 0.99), CLASS_WEIGHTS=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
-    ITER_SAVE=(1, None), TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, 2 ** 63 - 1), POLY_POWER=(0, None))
+    ITER_SAVE=(1, None), TEST_SCALES=(0.02, 100), TEST_CROP=(1, None), TEST_STRIDE_RATE=(0.01, 1), TEST_BASE_SIZE=(1, None), TEST_GRID=(1, 8),
+    TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, 2 ** 63 - 1), POLY_POWER=(0, None))
 
 
 class UserError(Exception):
@@ -140,6 +149,11 @@ class UsageError(UserError):
 def in_force():
     """All settings as they stand: {name: plain value}."""
     return {name: value for name, value in globals().items() if name.isupper() and name not in ('FREE', 'RANGES')}
+
+
+def sides(crop):
+    """(height, width) of CROP_SIZE or the like, which may be the side of a square."""
+    return crop if isinstance(crop, tuple) else (crop, crop)
 
 
 def as_text(values):
@@ -219,9 +233,9 @@ def override(argv):
                 recipe.pop('NAME', None)  # the command line's
             new.update(recipe)
     globals().update(new)
-    crop = CROP_SIZE if isinstance(CROP_SIZE, tuple) else (CROP_SIZE, CROP_SIZE)
-    if min(crop) < STRIDE:
-        raise UsageError(f'CROP_SIZE = {CROP_SIZE!r} is smaller than STRIDE = {STRIDE}: the trunk would have nothing left; take a larger crop')
+    for name, crop in ('CROP_SIZE', CROP_SIZE), ('TEST_CROP', TEST_CROP or CROP_SIZE):
+        if min(sides(crop)) < STRIDE:
+            raise UsageError(f'{name} = {crop!r} is smaller than STRIDE = {STRIDE}: the trunk would have nothing left; take a larger one')
     if BATCH_SIZE % ACCUMULATE:
         raise UsageError(f'BATCH_SIZE = {BATCH_SIZE} cannot be cut into ACCUMULATE = {ACCUMULATE} equal parts; take a multiple')
     if not NAME:

@@ -6,30 +6,26 @@
 The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM saves that one and leaves.
 """
 import contextlib
-import fcntl
 import inspect
-import json
 import math
 import os
 import signal
 import time
-import zipfile
 
-import tensorboardX
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import checkpoint
 import dataset
+import inference
 import launch
 import network
 import settings
-from eval import colour, evaluate
+from eval import evaluate
+from log import Log
 from settings import UsageError, UserError
 
 TINY = 1e-12  # what a count is taken for where no pixel counts; the sum is 0 there
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def learning_rate(step):
@@ -65,10 +61,7 @@ def param_groups(net):
 def rng_state(place):
     """The state of torch's generators, of every process, as plain tensors."""
     mine = dict(cpu=torch.get_rng_state(), cuda=[torch.cuda.get_rng_state(d) for d in place.devices] if place.cuda else [])
-    everyone = [mine] * place.world
-    if place.world > 1:
-        dist.all_gather_object(everyone, mine)
-    return everyone
+    return place.gather(mine)
 
 
 def set_rng_state(place, everyone):
@@ -157,52 +150,6 @@ def keep(place, name, net, step, **more):
         checkpoint.save(os.path.join(checkpoint.folder(), name + '.pth'), dict(net=state, step=step, settings=settings.in_force(), **more))
 
 
-class Log:
-    """tensorboard events and log.jsonl of the run; nothing in processes but the first."""
-
-    def __init__(self, place, step):
-        self.writer = None
-        if place.rank == 0:
-            folder = os.path.join(settings.LOG_DIR, settings.NAME)
-            os.makedirs(folder, exist_ok=True)
-            path, lines = os.path.join(folder, 'log.jsonl'), []
-            if os.path.isfile(path):
-                with open(path) as f:  # steps that a killed run had done since its checkpoint come again
-                    lines = [line for line in f if line.endswith('}\n') and json.loads(line)['step'] <= step]
-            self.file = open(path, 'a')
-            try:
-                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f'{folder}: another process trains this run; stop it, or take another NAME') from None
-            if os.path.getsize(path):
-                self.file.truncate(0)
-            self.file.writelines(lines)
-            text = settings.as_text(settings.in_force())
-            print(text)
-            with open(os.path.join(folder, 'settings.py'), 'w', encoding='utf-8') as f:
-                f.write(text)
-            with zipfile.ZipFile(os.path.join(folder, 'source.zip'), 'w', zipfile.ZIP_DEFLATED) as z:
-                for path in sorted(os.path.join(d, f) for d in ('', 'baselines', 'sync_bn') for f in os.listdir(os.path.join(HERE, d))):
-                    if path.endswith('.py'):
-                        z.write(os.path.join(HERE, path), path)
-            self.writer = tensorboardX.SummaryWriter(folder, purge_step=step + 1 if step else None)
-
-    def scalars(self, step, values):
-        if self.writer:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-            self.file.write(json.dumps(dict(step=step, **values)) + '\n')
-            self.file.flush()
-
-    def picture(self, step, data):
-        """on_image for evaluate(): the first images of the split beside truth and prediction."""
-        def add(index, image, label, pred):
-            if self.writer and index < 4:
-                ids = [colour(x, data.classes.colours).transpose(2, 0, 1) for x in (label, pred)]
-                self.writer.add_image(f'val/{index}_input_truth_prediction', torch.cat([image, *map(torch.from_numpy, ids)], 2).numpy(), step)
-        return add
-
-
 def main():
     place = launch.start()
     s = settings
@@ -210,6 +157,7 @@ def main():
     data = dataset.Dataset(s.TRAIN_SPLIT, train=True)
     val = dataset.Dataset(s.VAL_SPLIT, train=False) if s.ITER_VAL else None
     check(place, data, val, per_device)
+    how = inference.protocol().single()  # of validation
     os.makedirs(checkpoint.folder(), exist_ok=True)
 
     net = network.build(weights=dataset.class_weights(data, place))
@@ -317,8 +265,8 @@ def main():
 
             # score, and keep the best
             if validate and not stopping:
-                found = evaluate(net, val, place, log.picture(step, val))
-                log.scalars(step, {f'val/{k}': found[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')})
+                found = evaluate(net, val, place, how, log.picture(step, val))
+                log.validation(step, found, net, val, place)
                 place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
                 if found['mIoU'] > best['mIoU']:
                     best = {'mIoU': found['mIoU'], 'step': step}

@@ -64,6 +64,8 @@ class PSA(nn.Module):
         super().__init__()
         c = widths[-1]
         self.mask = mask if isinstance(mask, tuple) else (mask, mask)
+        if not compact and not all(n % 2 for n in self.mask):
+            raise UsageError(f'PSA_MASK = {mask!r}: a mask of offsets has a middle, so its sides are odd; PSA_COMPACT=True takes masks of positions')
         self.types, self.compact, self.shrink, self.softmax = ('collect', 'distribute') if type == 'both' else (type,), compact, shrink, softmax
         self.directions = nn.ModuleList(Direction(c, width, self.mask[0] * self.mask[1], norm) for _ in self.types)
         self.proj = ConvBNReLU(len(self.types) * width, c, 1, norm)
@@ -82,7 +84,7 @@ class PSA(nn.Module):
         if self.compact:
             if x.shape[2:] != self.mask:
                 raise UsageError(f'PSA_COMPACT=True takes images of the size that its mask was made for, {self.mask[0]}x{self.mask[1]} positions, '
-                                 f'and this one has {x.shape[2]}x{x.shape[3]}; take images of the size of the training crop, or PSA_COMPACT=False')
+                                 f'and this one has {x.shape[2]}x{x.shape[3]}; CROP_SIZE must be the size it was trained with, and TEST_CROP the same')
             pairs = x.flatten(2)
             pairs = pairs.transpose(1, 2) if kind == 'distribute' else pairs
         else:

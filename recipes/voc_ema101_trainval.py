@@ -1,5 +1,5 @@
 # Third of three runs for the VOC test set (paper): trainval, from voc_ema101_coco.py. Quoted (paper, test): 87.7 mIoU.
-# val is in trainval, so nothing is left to validate on; python eval.py recipes/voc_ema101_trainval.py SAVE_DIR=out predicts the test images.
+# val is in trainval, so nothing is left to validate on; eval.py with TEST_MODE=test SAVE_DIR=out writes what the server takes.
 TRAIN_SPLIT = 'trainval'
 VAL_SPLIT = 'test'
 INIT = './models/voc_ema101_coco/final.pth'

@@ -176,10 +176,84 @@ def test_other_classes_leave_the_classifier(classes, tmp_path):
 
 @pytest.mark.parametrize('name', REFERENCES)
 def test_part_of_a_file(name, tmp_path):
-    """Whatever is missing, the sentence comes."""
+    """The whole file loads; of a part, the sentence tells what is missing."""
     meta, _ = gold(name)
-    keys = list(meta['keys'])
-    for part in (keys[:40], keys[-10:], keys[::2]):
-        path = save(tmp_path / 'net.pth', {'state_dict': empty({k: meta['keys'][k] for k in part})})
-        with pytest.raises(UserError, match='does not fit|belong to no family'):
-            checkpoint.load_weights(light(), path)
+    keys, classes = list(meta['keys']), list(meta['keys'].values())[-1][0]
+    net = light(**dict(N_LAYERS=50, N_CLASSES=classes) | NETWORKS[name])
+    load = lambda part: checkpoint.load_weights(net, save(tmp_path / 'net.pth', {'state_dict': empty({k: meta['keys'][k] for k in part}), 'step': 1}))
+    assert not load(keys).missing
+    for part in (keys[:40], keys[-10:], keys[::2], keys[:-1]):
+        with pytest.raises(UserError, match=r'\d missing \(.*no settings were found|belong to no family') as e:
+            load(part)
+        assert 'to use it' not in str(e.value)
+
+
+def own(tmp_path, **values):
+    """A checkpoint of this project's network with these settings, which then are back to what they were."""
+    small_net()
+    now = settings.in_force()
+    put(**values)
+    path = save(tmp_path / 'own.pth', {'net': network.build().state_dict(), 'step': 2, 'settings': settings.in_force()})
+    vars(settings).update(now)
+    return path
+
+
+@pytest.mark.parametrize('values', [
+    dict(HEAD='psa', PSA_TYPE='distribute', CROP_SIZE=65), dict(HEAD='psa', PSA_COMPACT=True, CROP_SIZE=65), dict(HEAD='psa', CROP_SIZE=(65, 97)),
+    dict(HEAD='psp', PSP_BINS=(1, 2)), dict(HEAD='deeplabv3', DEEPLABV3_PAPER=True), dict(HEAD='semanticfpn', STRIDE=32), dict(HEAD='danet', DANET_D2=True),
+    dict(HEAD='bisenet', STRIDE=32, HEAD_CHANNELS=24), dict(EM_BASES=4, SECOND_CONV=False), dict(N_LAYERS=34, AUX_WEIGHT=0.4), dict(N_CLASSES=9)])
+def test_a_file_that_keeps_its_settings_is_known_by_them(values, tmp_path):
+    path = own(tmp_path, **values)
+    with pytest.raises(UserError) as e:
+        checkpoint.load_weights(network.build(), path)
+    settings.override(shlex.split(str(e.value).partition('to use it: ')[2]))
+    assert len(checkpoint.load_weights(network.build(), path).matched) > 60
+    assert {k: getattr(settings, k) for k in values} == values
+
+
+@pytest.mark.parametrize('values', [dict(HEAD='semanticfpn', STRIDE=32), dict(HEAD='psa', CROP_SIZE=(65, 97)), dict(HEAD='deeplabv3', DEEPLABV3_PAPER=True)])
+def test_bare_weights_are_known_by_names_and_shapes(values, tmp_path):
+    path = own(tmp_path, **values)
+    put(**{k: v for k, v in values.items() if k == 'CROP_SIZE'})
+    bare = save(tmp_path / 'bare.pth', torch.load(path, weights_only=True)['net'])
+    with pytest.raises(UserError) as e:
+        checkpoint.load_weights(network.build(), bare)
+    settings.override(shlex.split(str(e.value).partition('to use it: ')[2]))
+    assert not checkpoint.load_weights(network.build(), bare).wrong
+
+
+def test_masks_of_which_no_tensor_tells_the_form(tmp_path):
+    meta, _ = gold('psanet_r50_t2_97x97')
+    path = save(tmp_path / 'net.pth', {'state_dict': empty(meta['keys'])})
+    said = str(checkpoint.load_weights(light(N_LAYERS=50, **NETWORKS['psanet_r50_t2_97x97']), path))
+    assert 'no tensor tells whether PSA_COMPACT=False, PSA_SHRINK=2 and PSA_SOFTMAX=True are' in said
+    with pytest.raises(settings.UsageError, match='PSA_MASK = 4: a mask of offsets has a middle'):
+        light(HEAD='psa', PSA_MASK=4)
+
+
+def test_a_trunk_is_called_a_trunk(tmp_path):
+    path = save(tmp_path / 'net.pth', empty({k: v.shape for k, v in torchvision.models.resnet18().state_dict().items() if k[:2] != 'fc'}))
+    with pytest.raises(UserError, match='a trunk without a head; training starts from it with PRETRAINED=FILE'):
+        checkpoint.load_weights(light(), path)
+
+
+def test_names_that_come_twice(tmp_path):
+    state = {k: torch.zeros(()).expand(v.shape) for k, v in light(N_LAYERS=50).state_dict().items()}
+    with pytest.raises(UserError, match=r'emau\.mu twice, with and without a prefix'):
+        checkpoint.load_weights(light(), save(tmp_path / 'net.pth', state | {'module.emau.mu': state['emau.mu']}))
+    d2 = empty(gold('emanet_d2_r50_s8_65x65')[0]['keys'])
+    with pytest.raises(UserError, match=r'the tensor emau\.mu of detectron2 EMANet under two names'):
+        checkpoint.load_weights(light(), save(tmp_path / 'net.pth', d2 | {'emau.mu': d2['sem_seg_head.emau.mu']}))
+
+
+def test_wrappings(tmp_path):
+    """torch.compile's prefix, and a state dict within a dict within a dict."""
+    net = light(N_LAYERS=50)
+    state = empty({'_orig_mod.' + k: v.shape for k, v in net.state_dict().items()})
+    assert not checkpoint.load_weights(net, save(tmp_path / 'net.pth', {'model': {'state_dict': state}})).missing
+
+
+def test_tensors_of_other_ranks(tmp_path):
+    for keys in ({'layer0.0.weight': (), 'cls.4.weight': (3,)}, {'extractor.0.0.weight': (), 'emau.mu': (2,), 'head.out.2.weight': ()}):
+        with pytest.raises(UserError, match='does not fit'):
+            checkpoint.load_weights(light(), save(tmp_path / 'net.pth', empty(keys)))

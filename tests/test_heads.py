@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 import checkpoint
-import eval as evaluation
+import inference
 import launch
 import network
 import settings
@@ -45,7 +45,7 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
     assert report.step == 22 and not report.missing and not report.unexpected
     image, label = torch.randint(256, (2, 3, 71, 54)).byte(), torch.randint(8, (2, 71, 54)).byte()
     with torch.no_grad():
-        pred = evaluation.predict(net, image)
+        pred, = inference.predict(net, image, inference.protocol())
         assert pred.shape == (2, 71, 54) and pred.max() < net.n_classes
         wanted = net(image, label)[0]
         with torch.autocast('cpu', torch.bfloat16):

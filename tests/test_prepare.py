@@ -759,7 +759,7 @@ def test_script(tmp_path):
 
 @pytest.mark.parametrize('args, words', (
     ([], 'name a data set'), (['citiscapes'], 'did you mean cityscapes'), (['voc', 'ade20k'], 'one data set at a time'),
-    (['voc', '--chek'], 'no such option'), (['weights'], 'resnet101, resnet152'), (['weights', 'resnet-101'], 'did you mean resnet101'),
+    (['voc', '--chek'], 'no such flag; did you mean --check'), (['weights'], 'resnet101, resnet152'), (['weights', 'resnet-101'], 'did you mean resnet101'),
     (['voc', '--check', '--root'], '--root takes a value'), (['voc', 'NUM_WORKER=2'], 'did you mean NUM_WORKERS')))
 def test_wrong_usage(tmp_path, args, words):
     found = scripts.run('prepare.py', *args, scratch=tmp_path)
@@ -782,7 +782,7 @@ def test_an_archive_half_unpacked_is_not_called_ready(tmp_path):
 
 
 @pytest.mark.parametrize('words, flags, said', [
-    (['folder'], {}, 'own data'), (['voc'], {'--root': '--check'}, 'takes a value'), (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
+    (['folder'], {}, 'own data'), (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
     (['voc'], {'--split': 'train'}, '--split goes with')])
 def test_arguments_that_do_not_go_together(words, flags, said, tmp_path):
     put(DATASET='voc' if words[0] == 'weights' else words[0], DATA_ROOT=str(tmp_path))

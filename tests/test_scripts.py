@@ -428,8 +428,9 @@ def test_a_split_without_labels_is_predicted(tmp_path):
     helpers.small_net(DATASET='voc', EM_CHANNELS=16, EM_BASES=4)
     torch.save({'net': network.build().state_dict()}, tmp_path / 'net.pth')
     found = room.run('eval.py', *args)
-    assert found.status == 1 and 'SAVE_DIR=' in found.err
-    room.ok('eval.py', *args, f'SAVE_DIR={tmp_path}/out')
+    assert found.status == 1 and 'TEST_MODE=testval SAVE_DIR=' in found.err
+    assert 'SAVE_DIR=FOLDER' in room.run('eval.py', *args, 'TEST_MODE=testval').err
+    room.ok('eval.py', *args, 'TEST_MODE=testval', f'SAVE_DIR={tmp_path}/out')
     with Image.open(tmp_path / 'out' / 'index' / 'a.png') as picture:
         assert picture.size == (50, 40)
     assert not (room.logs / 'tiny' / 'scores.json').exists()
