@@ -147,12 +147,13 @@ def bench_network(place, rounds, flags):
 
 
 def bench_all(place, rounds, flags):
-    """A row per head, and for those of the paper's Table 1 in its form: size, in all and over the bare trunk; seconds and peak MiB of a training step
+    """A row per head, and in the forms of the EMANet paper's Table 1 and of their own papers: size, in all and over the bare trunk; seconds and peak MiB of a training step
     and of inference, unless --size says that sizes will do."""
     kept = settings.in_force()
     rows = [['HEAD', 'M parameters', 'over trunk', 'GMACs', 'over trunk'] + ['training s', 'MiB', 'inference s', 'MiB'] * ('--size' not in flags)]
     paper = {words: ['HEAD=' + words.split()[0], *words.split()[1:]] for words in (
-        'ema SECOND_CONV=False EM_CHANNELS=512', 'ema SECOND_CONV=False EM_CHANNELS=256', 'deeplabv3 DEEPLABV3_PAPER=True')}
+        'ema SECOND_CONV=False EM_CHANNELS=512', 'ema SECOND_CONV=False EM_CHANNELS=256', 'deeplabv3 DEEPLABV3_PAPER=True', 'psp HEAD_CHANNELS=512',
+        'psa HEAD_CHANNELS=512', 'danet HEAD_CHANNELS=512')}
     for name, own in ({head: [f'HEAD={head}'] for head in network.HEADS} | paper).items():
         for key, what in (('STRIDE', 'strides'), ('N_LAYERS', 'layers')):
             fitting = network.trait(network.HEADS[own[0][5:]], what)

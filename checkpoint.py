@@ -144,6 +144,9 @@ def load_weights(net, path, part=None):
     other = contradicted(family, own)
     report = Report(path, kind, *compare(net, state, part), step if type(step) is int else None, kept)
     wrong = report.missing or report.wrong or report.unexpected
+    trunk = implied_trunk(state)
+    if part == 'any' and trunk not in ({}, {k: getattr(settings, k) for k in trunk}):
+        raise UserError(f'{path} ({kind}) has another trunk than settings describe; to start from it: {as_arguments(trunk)}')
     if part != 'any' and wrong or not report.matched:
         raise UserError(f'{report}; ' + way_out(state, kept, family, own, part))
     if other and part is None:

@@ -140,50 +140,20 @@ def sentence(error):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 
 
-def take_flags(known):
-    """Takes the words that begin with -- off the command line: {flag: True, or the value that follows it, or a list of them}.
-
-    known  {flag: names of its values, as in '--rescore': 'DIR'}; UsageError for another flag, or if values are missing
-    """
-    found, rest, words = {}, [], iter(sys.argv[1:])
-    for word in words:
-        flag, equals, value = word.partition('=')
-        if not word.startswith('--'):
-            rest.append(word)
-            continue
-        if flag not in known:
-            usual = ', '.join(f'{k} {v}'.strip() for k, v in known.items())
-            raise UsageError(f'{flag}: there is no such flag' + (settings.nearest(flag, known) or f'; there are {usual}'))
-        wanted = known[flag].split()
-        values = [value] * bool(equals) + [next(words, '') for _ in wanted[bool(equals):]]
-        if len(values) != len(wanted) or any(not v or v.startswith('--') for v in values):
-            raise UsageError(f'{flag} takes ' + (f'a value: {flag} {known[flag]}' if len(wanted) == 1 else f'{len(wanted)} values: {flag} {known[flag]}' if wanted else 'no value'))
-        found[flag] = values if len(values) > 1 else values[0] if values else True
-    sys.argv[1:] = rest
-    return found
-
-
-def take_words():
-    """Takes the words that are neither recipes nor KEY=value off the command line: a list."""
-    is_setting = lambda a: a.startswith('-') or a.endswith('.py') or a.partition('=')[0].isupper() and '=' in a
-    words = [a for a in sys.argv[1:] if not is_setting(a)]
-    sys.argv[1:] = [a for a in sys.argv[1:] if is_setting(a)]
-    return words
-
-
 def run(main, flags=None, words=False):
     """Puts the command line in force, runs main() and ends the process; the status is 0, or 1 with a sentence, or 2 for wrong usage.
 
-    flags  what take_flags() knows: main gets what it found; with `words`, before it what take_words() found
+    flags  what settings.take_flags() knows: main gets what it found; with `words`, before it the words that are no settings
     """
     if {'-h', '--help'} & set(sys.argv):
         print(sys.modules['__main__'].__doc__ + '\nsettings.py lists the settings.')
         sys.exit(0)
     try:
-        taken = [] if flags is None else [take_flags(flags)]
-        given = [take_words()] * words + taken
+        found, rest = ({}, sys.argv[1:]) if flags is None else settings.take_flags(sys.argv[1:], flags)
+        others = [a for a in rest if words and not settings.is_setting(a)]
+        sys.argv[1:] = [a for a in rest if a not in others]
         settings.override(sys.argv[1:])
-        status = main(*given) or 0
+        status = main(*[others] * words, *[found] * (flags is not None)) or 0
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         status = 128 + signal.SIGINT

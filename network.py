@@ -302,22 +302,23 @@ def build(head=None, n_layers=None, n_classes=None, weights=None):
     for name, value, fitting in (('STRIDE', s.STRIDE, trait(HEADS[head], 'strides')), ('N_LAYERS', n_layers, trait(HEADS[head], 'layers'))):
         if value not in fitting:
             raise settings.UsageError(f'HEAD={head} does not go with {name} = {value}; it takes {" or ".join(f"{name}={v}" for v in fitting)}')
-    extra = trait(HEADS[head], 'extra_weights')
-    if s.EXTRA_WEIGHTS is not None and len(s.EXTRA_WEIGHTS) != len(extra):
-        raise settings.UsageError(f'EXTRA_WEIGHTS = {s.EXTRA_WEIGHTS} will not do: HEAD={head} has {len(extra)} outputs of its own to weigh; '
-                                  f'EXTRA_WEIGHTS=None takes the usual weights, {extra}')
-    if weights is not None and (len(weights) != n_classes or not any(weights)):
-        raise settings.UsageError(f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0')
     norm = functools.partial(BatchNorm2d, momentum=s.BN_MOM)
     trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, s.FIRST_BLOCK, s.STRIDE_IN_1X1, norm)
-    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, main_weight=trait(HEADS[head], 'main_weight'),
+    module = None if head == 'ema' else make_head(head, trunk[1], n_classes, norm)
+    extra = trait(module, 'extra_weights')
+    if s.EXTRA_WEIGHTS is not None and len(s.EXTRA_WEIGHTS) != len(extra):
+        raise settings.UsageError(f'EXTRA_WEIGHTS = {s.EXTRA_WEIGHTS} will not do: HEAD={head} has {len(extra)} outputs of its own to weigh; '
+                                  f'EXTRA_WEIGHTS=None takes the usual weights{f", {extra}" * bool(extra)}')
+    if weights is not None and (len(weights) != n_classes or not any(weights)):
+        raise settings.UsageError(f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0')
+    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, main_weight=trait(module, 'main_weight'),
                  aux_weight=s.AUX_WEIGHT, extra_weights=extra if s.EXTRA_WEIGHTS is None else s.EXTRA_WEIGHTS, dropout=s.DROPOUT, norm=norm,
                  mean=s.MEAN, std=s.STD, bgr=s.CHANNELS == 'bgr', enlarge=functools.partial(upsample, form=s.UPSAMPLE, stride=s.STRIDE))
     if head == 'ema':
         unit = EMAU(s.EM_CHANNELS, s.EM_BASES, s.STAGE_NUM, test_stage_num=s.TEST_STAGE_NUM, momentum=s.EM_MOM, update=s.EM_UPDATE,
                     norm=s.EM_NORM, grad=s.EM_GRAD, norm_layer=norm)
         return EMANet(trunk, n_classes, unit=unit, width=s.HEAD_CHANNELS if s.SECOND_CONV else 0, **frame)
-    return SegNet(trunk, make_head(head, trunk[1], n_classes, norm), n_classes, **frame)
+    return SegNet(trunk, module, n_classes, **frame)
 
 
 def fold(net):

@@ -129,7 +129,7 @@ RANGES = dict(
     CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254),
     MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99), AUX_WEIGHT=(0, None), EXTRA_WEIGHTS=(0, None), HEAD_CHANNELS=(1, None),
     EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1), PSP_BINS=(1, None),
-    PSA_SHRINK=(1, None), PSA_MASK=(1, None), DEEPLABV3_RATES=(1, None),
+    PSA_SHRINK=(1, None), PSA_MASK=(1, 513), DEEPLABV3_RATES=(1, None),
     BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     OHEM_THRESHOLD=(0, 1), OHEM_KEEP=(1, None), FOCAL_GAMMA=(0, None), LABEL_SMOOTHING=(0, 0.99), CLASS_WEIGHTS=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
@@ -211,6 +211,33 @@ def convert(name, value, where):
         if type(v) in (int, float) and not (math.isfinite(v) and (low is None or v >= low) and (high is None or v <= high)):
             raise UsageError(f'{where}: {name} = {value!r} is out of range: ' + (f'at least {low}' if high is None else f'{low} to {high}'))
     return value
+
+
+def take_flags(argv, known):
+    """({flag: True, or the value that follows it, or a list of them}, the other words) of a command line.
+
+    known  {flag: names of its values, as in '--rescore': 'DIR'}; UsageError for another word that begins with --, or if values are missing
+    """
+    found, rest, words = {}, [], iter(argv)
+    for word in words:
+        flag, equals, value = word.partition('=')
+        if not word.startswith('--'):
+            rest.append(word)
+            continue
+        if flag not in known:
+            usual = ', '.join(f'{k} {v}'.strip() for k, v in known.items())
+            raise UsageError(f'{flag}: there is no such flag' + (nearest(flag, known) or f'; there are {usual}'))
+        names = known[flag].split()
+        values = [value] * bool(equals) + [next(words, '') for _ in names[bool(equals):]]
+        if len(values) != len(names) or any(not v or v.startswith('--') for v in values):
+            raise UsageError(f'{flag} takes ' + (f'{len(names)} values: {flag} {known[flag]}' if names[1:] else f'a value: {flag} {known[flag]}' if names else 'no value'))
+        found[flag] = values if len(values) > 1 else values[0] if values else True
+    return found, rest
+
+
+def is_setting(word):
+    """Whether a word of the command line is a recipe or KEY=value."""
+    return word.endswith('.py') or word.startswith('-') or '=' in word and word.partition('=')[0].isupper()
 
 
 def override(argv):

@@ -2,6 +2,7 @@
 
 MXNetSeg's layers, with the paper's attention: MXNetSeg (and a public PyTorch port) has DANet's channel attention in its place, same layers.
 Departures: the pyramid has no image-level branch; dropout before classifiers is of whole channels.
+The paper adds an auxiliary head on layer3 with weight 0.4 (AUX_WEIGHT).
 """
 import torch
 from torch import nn

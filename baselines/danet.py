@@ -5,7 +5,7 @@ Official: 3x3, attention, 3x3 in each stream; classifiers on the sum and on each
 code from the paper: the channel attention is a softmax over (row's maximum - energy). Its trunk: FIRST_BLOCK='layer4' with
 MULTI_GRID=(1, 2, 4) as released (layer4 dilated by 4, 8, 16), or 'half' with (1, 1, 1). Its trainer takes two of the three outputs and fails.
 `d2`, the detectron2 version (leftthomas/DANet): 3x3 with group norm, attention without parameters (no gamma; plain energies), one classifier.
-Its trunk: FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True; UPSAMPLE='crop', CHANNELS='bgr', STD=(1/255,) * 3.
+It takes no DROPOUT. Its trunk: FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True; UPSAMPLE='crop', CHANNELS='bgr', STD=(1/255,) * 3.
 HEAD_CHANNELS is the streams' width, 512 in the paper.
 """
 import math
@@ -77,6 +77,7 @@ class DANet(nn.Module):
         super().__init__()
         c, self.d2 = widths[-1], d2
         if d2:
+            self.extra_weights = ()
             norm = lambda width: nn.GroupNorm(math.gcd(32, width), width)
         self.position = nn.Sequential(ConvBNReLU(c, channels, 3, norm), PAM(channels, bare=d2))
         self.channel = nn.Sequential(ConvBNReLU(c, channels, 3, norm), CAM(bare=d2))

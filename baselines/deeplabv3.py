@@ -4,6 +4,7 @@ By default MXNetSeg's form: rates 6, 12, 18 whatever the trunk's stride, and a 3
     paper=True                            the paper's at stride 8: rates 12, 24, 36, the classifier directly after the pyramid
     rates=(12, 24, 36), dropout=0         torchvision's deeplabv3_resnet*, layer by layer (branches = convs, project = project, out = 1, 2, 4)
 Departures: dropout before the classifier is of whole channels; the paper names no dropout at all (paper=True keeps only that one).
+At stride 16 the paper's rates are 6, 12, 18 (DEEPLABV3_RATES). MXNetSeg adds an auxiliary head on layer3 (AUX_WEIGHT).
 Multi-grid is the trunk's (MULTI_GRID = 1, 2, 4 is the paper's).
 """
 from torch import nn

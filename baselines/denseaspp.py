@@ -2,6 +2,7 @@
 
 MXNetSeg's form. Departures from the paper: a ResNet instead of a dilated DenseNet; batch norm and ReLU after each convolution instead of
 before; between pyramid and classifier a 1x1, dropout of elements (0.5) and a 3x3; dropout before the classifier is of whole channels.
+MXNetSeg adds an auxiliary head on layer3 (AUX_WEIGHT).
 """
 import torch
 from torch import nn

@@ -1,6 +1,7 @@
 """FCN (Long, Shelhamer, Darrell, CVPR 2015, sections 3-4) in its usual form on a dilated ResNet.
 
-Departures: a 3x3 convolution and a classifier on the trunk's last map; no fc6/fc7, no skips, bilinear upsampling instead of a learnt one.
+Departures: a 3x3 convolution and a classifier on the trunk's last map; no fc6/fc7, no skips, bilinear upsampling instead of a learnt one;
+dropout is of whole channels. An auxiliary head on layer3 is AUX_WEIGHT's, as with all heads here.
 """
 from torch import nn
 

@@ -1,6 +1,6 @@
 """PSPNet (Zhao, Shi, Qi, Wang, Jia, CVPR 2017, section 3): the trunk's last map, pooled to several grids, beside itself.
 
-semseg's and MXNetSeg's layers; the 3x3 before the classifier is 512 wide in semseg, 256 in MXNetSeg (HEAD_CHANNELS).
+semseg's layers, and MXNetSeg's but for its dropout of single elements; the 3x3 before the classifier is 512 wide in semseg, 256 in MXNetSeg (HEAD_CHANNELS).
 Its auxiliary loss is that of the head on layer3, with weight 0.4 (AUX_WEIGHT). The trunk of the released models: FIRST_BLOCK='all',
 MULTI_GRID=(1, 1, 1). The grid of side 1 has one value per channel and image, so training takes two images at least.
 """

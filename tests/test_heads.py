@@ -51,6 +51,10 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
         with torch.autocast('cpu', torch.bfloat16):
             found = net(image, label)[0]
     assert found.dtype == torch.float32 and ((found - wanted).abs() / wanted).max() < 0.05
+    net.train()
+    with torch.autocast('cpu', torch.bfloat16):
+        net(image, label)[0].sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in net.head.out.parameters()) if head != 'ema' else net.fc2.weight.grad.any()
 
 
 # ------------------------------------------------------------------------------------------------------ two processes

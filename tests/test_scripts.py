@@ -47,7 +47,7 @@ def test_files(trained):
     assert set(os.listdir(trained.models / 'tiny')) == {'latest.pth', 'best.pth', 'step_2.pth', 'final.pth'}
     files = set(os.listdir(trained.logs / 'tiny'))
     events = {f for f in files if f.startswith('events.out.tfevents')}
-    assert len(events) == 1 and files - events == {'log.jsonl', 'scores.json', 'settings.py', 'source.zip'}
+    assert len(events) == 1 and files - events == {'log.jsonl', 'machine.json', 'scores.json', 'settings.py', 'source.zip'}
 
 
 def test_start_up_lines(trained):
@@ -133,11 +133,12 @@ def test_tensorboard_events(trained):
     events = EventAccumulator(str(trained.logs / 'tiny')).Reload()
     assert {'loss', 'lr', 'images_per_s', 'val/mIoU'} <= set(events.Tags()['scalars'])
     assert [e.step for e in events.Scalars('loss')] == [1, 2, 3, 4] and [e.step for e in events.Scalars('val/mIoU')] == [2, 4]
-    pictures = events.Tags()['images']
-    assert len(pictures) == 4
-    picture = events.Images(pictures[0])[0]
+    assert any(tag.startswith('val/IoU/') for tag in events.Tags()['scalars'])
+    assert {f'val/{i}_input_truth_prediction_errors' for i in range(4)} | {'val/confusion', 'val/0_attention'} == set(events.Tags()['images'])
+    picture = events.Images('val/0_input_truth_prediction_errors')[0]
     with Image.open(trained.data / 'camvid' / 'val' / '00.png') as first:
-        assert (picture.width, picture.height) == (3 * first.width, first.height)
+        assert (picture.width, picture.height) == (4 * first.width, first.height)
+    assert b"HEAD = 'ema'" in events.Tensors('settings/text_summary')[0].tensor_proto.string_val[0]
 
 
 def test_checkpoints_are_plain(trained):
