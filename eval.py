@@ -179,7 +179,7 @@ def main(flags):
     if mode != 'val' and not folder:
         raise UsageError(f'TEST_MODE={mode} writes files; say where: SAVE_DIR=FOLDER')
     data = dataset.Dataset('test' if mode == 'test' else settings.VAL_SPLIT, train=False)
-    if mode == 'val' and not data.labelled:
+    if (mode == 'val' or '--rescore' in flags) and not data.labelled:
         raise UserError(f'the split {data.split!r} of {settings.DATASET} has no labels to score; TEST_MODE=testval SAVE_DIR=FOLDER saves the predictions')
     if '--rescore' in flags:
         matrix = torch.zeros(1, *[len(data.names)] * 2, dtype=torch.int64)

@@ -2,6 +2,7 @@
 import os
 
 import cv2
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ def fit(picture, width, height):
 
 def sheet(tiles, columns, width=300, gap=4):
     """A contact sheet of [(caption, picture)], row by row; all boxes have the shape of the first picture."""
-    height = round(width * tiles[0][1].shape[0] / tiles[0][1].shape[1])
+    height = max(1, round(width * tiles[0][1].shape[0] / tiles[0][1].shape[1]))
     boxes = [np.pad(stack([fit(p, width, height), text(caption, width, max(10, width // 22))]), ((0, gap), (0, gap), (0, 0)), constant_values=255)
              for caption, p in tiles]
     return stack([np.concatenate(boxes[i:i + columns], 1) for i in range(0, len(boxes), columns)])
@@ -132,6 +133,7 @@ def drawn(figure):
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+@matplotlib.rc_context({'text.parse_math': False})
 def confusion(matrix, names):
     """Chart of a confusion matrix (n, n) of pixels, row = label, in percent of the row."""
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -150,6 +152,7 @@ def confusion(matrix, names):
     return drawn(figure)
 
 
+@matplotlib.rc_context({'text.parse_math': False})
 def bars(values, names, title):
     """Chart of the classes' IoU (0..1, or None), best first."""
     some = sorted([(100 * v, name) for v, name in zip(values, names) if v is not None])

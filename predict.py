@@ -43,7 +43,7 @@ def inputs(words):
         if not here:
             raise UserError(f'{word}: there is ' + ('no picture in this folder' if os.path.isdir(word) else 'no such file, and nothing that fits this as a pattern'))
         found += here
-    found = list(dict(found).items())  # a file named twice counts once
+    found = list({os.path.abspath(path): (path, name) for path, name in found}.values())  # a file named twice counts once
     bare = [os.path.splitext(name)[0] for _, name in found]
     if len({*bare}) < len(bare):
         bare = [name for _, name in found]
@@ -83,7 +83,9 @@ class Predictor:
         return os.path.join(self.folder, kind, name + ending)
 
     def picture(self, image, name):
-        """Writes all that is asked for of an image (h, w, 3)."""
+        """Writes all that is asked for of an image (h, w, 3); UserError if it is the sentence of a Reader."""
+        if isinstance(image, str):
+            raise UserError(image)
         colours, names = self.classes.colours, self.classes.names
         found = [self.scores(net, image[None])[0] for net in self.nets]
         ids = [f.max(0)[1].byte().cpu().numpy() for f in found]
@@ -92,15 +94,17 @@ class Predictor:
             differ = np.where((ids[0] != ids[1])[..., None], shown[1], image // 4 + 160)
             share = 100 * (ids[0] != ids[1]).mean()
             tiles = [('image', image), (self.flags['--compare'][0], shown[0]), (self.flags['--compare'][1], shown[1]), (f'differ: {share:.1f} %', differ)]
-            pictures.save(self.path('compare', name), pictures.stack([pictures.sheet(tiles, 2, width=min(image.shape[1], 1000)),
-                                                                      pictures.legend(np.stack(ids), names, colours, 2 * min(image.shape[1], 1000))]))
+            width = min(max(image.shape[1], 320), 1000)
+            pictures.save(self.path('compare', name), pictures.stack([pictures.sheet(tiles, 2, width), pictures.legend(np.stack(ids), names, colours, 2 * width)]))
             return
         pictures.save(self.path('index', name), ids[0], colours)
         pictures.save(self.path('overlay', name), pictures.stack([shown[0], pictures.legend(ids[0], names, colours, max(image.shape[1], 320))]))
         if '--probabilities' in self.flags:
             path = self.path('probabilities', name, '.npy')
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            np.save(path, found[0].softmax(0).half().cpu().numpy())
+            with open(path + '.part', 'wb') as f:
+                np.save(f, found[0].softmax(0).half().cpu().numpy())
+            os.replace(path + '.part', path)
         if '--bases' in self.flags:
             with torch.no_grad(), self.place.autocast():
                 z = self.nets[0].attention(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.place.device))[0]
@@ -157,18 +161,20 @@ def main(words, flags):
     work, failed = Predictor(place, nets, folder, flags), 0
     place.say(f'{len(stills)} pictures, {len(films)} videos; {place.world} x {place.device}, {place.amp() or "float32"}; {work.how}')
 
-    def told(problem):
-        print(f'predict.py: {problem}', file=sys.stderr, flush=True)
-        return 1
+    def attempt(task, path, *args):
+        """1 if the file cannot be used, which is told; the others go on."""
+        try:
+            task(*args)
+            return 0
+        except UserError as e:
+            print(f'predict.py: {e}' if str(e).startswith(path) else f'predict.py: {path}: {e}', file=sys.stderr, flush=True)
+            return 1
 
     mine = range(place.rank, len(stills), place.world)
     for index, image in zip(mine, dataset.spread(Reader(stills), mine, 'predicting', place)):
-        failed += told(image) if isinstance(image, str) else work.picture(image, stills[index][1]) or 0
+        failed += attempt(work.picture, stills[index][0], image, stills[index][1])
     for path, name in films[place.rank::place.world]:
-        try:
-            work.video(path, name)
-        except UserError as e:
-            failed += told(e)
+        failed += attempt(work.video, path, path, name)
     failed = sum(place.gather(failed))
     kinds = 'compare' if '--compare' in flags else ' '.join(['overlay', *['index'] * bool(stills), *(f[2:] for f in flags)])
     place.say(f'{len(files) - failed} of {len(files)} written to {folder}: {kinds}')

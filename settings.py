@@ -180,6 +180,8 @@ def fit(kind, value):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(kinds) == len(value):
             return tuple(map(fit, kinds, value))
+    elif origin is tuple and args[-1] is Ellipsis and not isinstance(value, (tuple, list)):
+        return (fit(args[0], value),)  # one is a tuple of one
     elif kind is float and type(value) is int:
         return float(value)
     elif type(value) is kind or origin is Literal and any(type(value) is type(c) and value == c for c in args):

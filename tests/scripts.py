@@ -134,7 +134,7 @@ def run(script, *args, scratch, before=None, timeout=180):
     before()  is called in the new process: limits and the like.
     """
     forks = multiprocessing.get_context('forkserver')
-    forks.set_forkserver_preload(['torch', 'torchvision.transforms.v2', 'tensorboardX', 'cv2', 'tqdm', 'pytest'])
+    forks.set_forkserver_preload(['torch', 'torchvision.transforms.v2', 'tensorboardX', 'cv2', 'tqdm', 'pytest', 'matplotlib.figure', 'PIL.Image'])
     out, err = scratch / 'stdout', scratch / 'stderr'
     process = forks.Process(target=play, args=(script, list(map(str, args)), out, err, before))
     process.start()
