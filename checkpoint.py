@@ -202,8 +202,6 @@ def implied_trunk(state):
 def candidates(state, kept, family, own):
     """Yields settings that a network with this state dict may have: those that the file keeps, else what names, shapes and the family tell."""
     now = settings.in_force()
-    if kept:
-        yield {k: v for k, v in kept.items() if k in network_settings(str(kept.get('HEAD'))) + ['N_CLASSES', 'AUX_WEIGHT', 'CROP_SIZE'] and k in now}
     trunk = implied_trunk(state) | {'AUX_WEIGHT': (now['AUX_WEIGHT'] or 0.4) if any(k.startswith('aux.') for k in state) else 0.0}
     shape = lambda key, rank: tuple(state[key].shape) if key in state and state[key].ndim == rank else None
     if shape('emau.mu', 3):
@@ -211,6 +209,10 @@ def candidates(state, kept, family, own):
     last = [s for key in ('fc2', 'head.out.2', 'head.out.1', 'head.score.2') if (s := shape(key + '.weight', 4))]
     if last:
         trunk['N_CLASSES'] = last[0][0]
+    if kept:
+        known = network_settings(str(kept.get('HEAD'))) + ['N_CLASSES', 'AUX_WEIGHT', 'CROP_SIZE']
+        own_classes = {'N_CLASSES': last[0][0]} if last and kept.get('N_CLASSES') is None and now['N_CLASSES'] else {}
+        yield {k: v for k, v in kept.items() if k in known and k in now} | own_classes
     widths = [{'HEAD_CHANNELS': w} for w in (last[0][1], 2 * last[0][1])] if last and trunk.get('SECOND_CONV', True) else []
     conventions = () if own else FAMILIES[family].conventions
     near = min(conventions, key=lambda choice: sum(not same(v, now[k]) for k, v in choice.items()), default={})

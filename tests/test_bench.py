@@ -65,7 +65,7 @@ def test_unit_metric_and_loader(drawn_shapes):
     assert tuned < plain
 
 
-@pytest.mark.parametrize('arguments, words', [(['--plian'], 'no such flag'), (['--rounds', '0'], 'from 1'), (['--rounds'], 'from 1'),
+@pytest.mark.parametrize('arguments, words', [(['--plian'], 'no such flag'), (['--rounds', '0'], 'from 1'), (['--rounds'], '--rounds takes a value'),
                                               (['--loader', '--synthetic', '500'], 'WIDTHxHEIGHT'), (['BATCHSIZE=2'], 'BATCH_SIZE')])
 def test_wrong_usage_is_a_sentence(arguments, words):
     error = run(*arguments, status=2)
@@ -108,7 +108,7 @@ def test_drawn_pictures_make_a_data_set(tmp_path):
 
 def test_table_of_the_heads(monkeypatch, capsys):
     """The paper's Table 1: parameters over the bare trunk."""
-    monkeypatch.setattr(network, 'HEADS', {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'bisenet')})
+    monkeypatch.setattr(network, 'HEADS', {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'psp', 'psa', 'danet', 'bisenet')})
     helpers.put(N_LAYERS=101, N_CLASSES=21, CROP_SIZE=65, PRETRAINED='')
     before = settings.in_force()
     bench.bench_all(bench.start(), 1, {'--size': '', '--markdown': ''})
@@ -117,4 +117,4 @@ def test_table_of_the_heads(monkeypatch, capsys):
     found = {row[0]: row[1:3] for row in rows[2:]}
     assert found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
     assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97' and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
-    assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 6
+    assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 12

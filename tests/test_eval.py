@@ -276,7 +276,7 @@ def test_windows_larger_than_the_images(kept, again):
     ('--raw=1 --rescore {0}', ['--raw takes no value']),
     ('--rescor {0}', ['--rescor: there is no such flag', 'did you mean --rescore?']),
     ('TEST_SCALES=0,1', ['TEST_SCALES = (0.0, 1.0) is out of range', '0.02']),
-    ('TEST_SCALES=0', ['TEST_SCALES = 0 ']),
+    ('TEST_SCALES=0', ['out of range', '0.02 to 100']),
     ('TEST_CROP=15', ['TEST_CROP = 15 is smaller than STRIDE = 16', 'larger']),
     ('TEST_CROP=(65,9)', ['TEST_CROP = (65, 9) is smaller than STRIDE = 16']),
     ('TEST_STRIDE_RATE=0', ['TEST_STRIDE_RATE = 0.0 is out of range']),

@@ -54,7 +54,8 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
     net.train()
     with torch.autocast('cpu', torch.bfloat16):
         net(image, label)[0].sum().backward()
-    assert all(p.grad.isfinite().all() and p.grad.any() for p in net.head.out.parameters()) if head != 'ema' else net.fc2.weight.grad.any()
+    moved = [p.grad for p in net.parameters() if p.grad is not None]
+    assert len(moved) > 60 and all(g.isfinite().all() for g in moved) and sum(bool(g.any()) for g in moved) > 60
 
 
 # ------------------------------------------------------------------------------------------------------ two processes

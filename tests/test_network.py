@@ -320,7 +320,7 @@ def test_attention_of_psa_follows_the_size():
     net = network.build().eval()
     assert net.head.mask == (3, 3)
     net(torch.randn(1, 3, 33, 33))
-    with pytest.raises(settings.UsageError, match='3x3 positions.*5x3.*PSA_COMPACT=False'):
+    with pytest.raises(settings.UsageError, match='3x3 positions.*5x3.*TEST_CROP'):
         net(torch.randn(1, 3, 65, 33))
 
 

@@ -16,7 +16,7 @@ def recipe(tmp_path, text, name='trial.py'):
 @pytest.mark.parametrize('arg, wanted', [
     ('LR=5e-3', 5e-3), ('LR=1', 1.0), ('BATCH_SIZE=8', 8), ('EM_GRAD=True', True), ('CROP_SIZE=400', 400), ('CROP_SIZE=(360, 480)', (360, 480)),
     ('CROP_SIZE=[360,480]', (360, 480)), ('N_CLASSES=None', None), ('N_CLASSES=30', 30), ('DEVICES=cpu', 'cpu'), ('DEVICES="cpu"', 'cpu'),
-    ('DEVICES=(0,1)', (0, 1)), ('DATA_ROOT=/some where/ü', '/some where/ü'), ('DATA_ROOT=123', '123'), ('PRETRAINED=', ''), ('NAME=a=b', 'a=b'),
+    ('DEVICES=(0,1)', (0, 1)), ('DATA_ROOT=/some where/ü', '/some where/ü'), ('DATA_ROOT=123', '123'), ('PRETRAINED=', ''), ('NAME=a=b', 'a=b'), ('DEVICES=1', (1,)), ('TEST_SCALES=1.5', (1.5,)),
     ('SAVE_DIR=out.py', 'out.py'), ('SCALES=(1,)', (1,)), ('EM_NORM=layer', 'layer'), ('TEST_STAGE_NUM=5', 5), ('SCALES=(0.5, 2)', (0.5, 2))])
 def test_values(arg, wanted):
     override([arg])
@@ -75,12 +75,12 @@ def test_recipe_may_name_the_run(tmp_path):
     ('QQQQQQQ=1', 'no setting QQQQQQQ; settings.py lists them'), ('FREE=()', 'no setting FREE'),
     ('LR=fast', "LR = 'fast' will not do; it takes float"), ('BATCH_SIZE=8.5', 'BATCH_SIZE = 8.5 will not do; it takes int'),
     ('BATCH_SIZE=True', 'it takes int'), ('EM_GRAD=1', 'it takes bool'), ('EM_GRAD=true', 'it takes bool'),
-    ('STRIDE=4', 'STRIDE = 4 will not do; it takes 8, 16, 32'), ('STRIDE=8.0', 'it takes 8, 16, 32'), ('DEVICES=0', "it takes 'auto', 'cpu' or a tuple of int"),
+    ('STRIDE=4', 'STRIDE = 4 will not do; it takes 8, 16, 32'), ('STRIDE=8.0', 'it takes 8, 16, 32'), ('DEVICES=all', "it takes 'auto', 'cpu' or a tuple of int"),
     ('N_CLASSES=many', 'it takes int or None'), ('CROP_SIZE=wide', 'it takes int or a tuple of int, int'), ('LR_POLICY=linear', "it takes 'poly', 'cosine', 'step'"),
     ('BATCH_SIZE=0', 'out of range: at least 1'), ('LR=-1', 'out of range'), ('LR=1e999', 'out of range'), ('DROPOUT=1', 'out of range: 0 to 0.99'),
     ('SCALES=(0, 1)', 'out of range'), ('STD=(1, 1, 0)', 'out of range'), ('N_CLASSES=255', 'out of range'), ('IGNORE_LABEL=256', 'out of range'),
     ('MEAN=(0.5, 0.5)', 'it takes a tuple of float, float, float'), ('CROP_SIZE=(1, 2, 3)', 'a tuple of int, int'), ('SCALES=()', 'it takes a tuple of float'),
-    ('SCALES=("a", "b")', 'will not do'), ('CROP_SIZE=(None, 9)', 'will not do'), ('SCALES=((1,), 2)', 'will not do'), ('SCALES=1', 'it takes a tuple of float'),
+    ('SCALES=("a", "b")', 'will not do'), ('CROP_SIZE=(None, 9)', 'will not do'), ('SCALES=((1,), 2)', 'will not do'), ('SCALES=x', 'it takes a tuple of float'),
     ('CROP_SIZE=7', 'smaller than STRIDE = 8'), ('CROP_SIZE=(513, 7)', 'smaller than STRIDE'), ('ACCUMULATE=3', 'cannot be cut into ACCUMULATE = 3'),
     ('BATCH_SIZE', 'BATCH_SIZE')])
 def test_mistakes_on_the_command_line(arg, said):
