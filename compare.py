@@ -100,7 +100,9 @@ def read_run(name, folder, tell):
     train, val = [e for e in log if 'loss' in e], [e for e in log if number(e.get('val/mIoU')) is not None]
     best, last = max(val, key=lambda e: e['val/mIoU'], default={}), val[-1] if val else {}
     speeds = [e['images_per_s'] for e in train if number(e.get('images_per_s')) is not None]
-    notes = [str(s) for s in [scores.get('split')] if s not in (None, own.get('VAL_SPLIT'))] + ['several views'] * ('single' in scores)
+    notes = [str(scores[key]) for key, usual in (('dataset', own.get('DATASET')), ('split', own.get('VAL_SPLIT'))) if scores.get(key) not in (None, usual)]
+    views, file = str(scores.get('views', '')), os.path.basename(str(scores.get('checkpoint', 'best.pth')))
+    notes += [file] * (file != 'best.pth') + [views.removeprefix('views: ')] * (views not in ('', 'views: scale 1; whole images'))
     hardware = ' x '.join(str(machine[k]) for k in ('devices', 'device') if k in machine), machine.get('precision')
     return Run(name, own, code, train, val, best, last, {
         'steps': f'{max((e["step"] for e in log), default=0)} / {own.get("ITER_MAX", "-")}',

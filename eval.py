@@ -27,12 +27,12 @@ from settings import UsageError, UserError
 
 
 @torch.no_grad()
-def evaluate(net, data, place, how, on_image=None):
+def evaluate(net, data, place, how, on_image=None, count=None):
     """Scores of `net` on an evaluation Dataset by a Protocol, summed over the processes: metric.scores and `confusion`, the matrix (n, n); None where
     it has no labels. If there is more to the protocol than scale 1, `single` holds the scores of that alone.
 
     The images are dealt out to the processes, none twice. A copy of the network is used, with batch norms folded into convolutions.
-    on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called for the images of this process.
+    on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called for the images of this process, or the first `count`.
     """
     net = network.fold(net)
     beside = data.labelled and how != how.single()
@@ -40,11 +40,14 @@ def evaluate(net, data, place, how, on_image=None):
     mine = range(place.rank, len(data), place.world)
     with place.autocast(), place.bar(total=len(mine), desc='evaluating', unit='image', leave=False) as bar:
         for image, label, indices in dataset.eval_batches(data, mine, how.budget, place.cuda):
-            found = inference.predict(net, image.to(place.device, non_blocking=True), how, beside)
+            try:
+                found = inference.predict(net, image.to(place.device, non_blocking=True), how, beside)
+            except UserError as e:
+                raise UserError(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
                 true = label.to(place.device, non_blocking=True)
                 matrices += torch.stack([metric.confusion(pred, true, net.n_classes) for pred in found])
-            if on_image:
+            if on_image and (count is None or bar.n < count):
                 pred = found[0].cpu()
                 for i, index in enumerate(indices):
                     on_image(index, image[i], None if label is None else label[i], pred[i])
@@ -136,11 +139,16 @@ class Rescore:
         folder = os.path.join(folder, 'index') if os.path.isdir(os.path.join(folder, 'index')) else folder
         if not os.path.isdir(folder):
             raise UserError(f'{folder}: there is no such folder of predictions')
-        there = {}
+        there, bare = {}, {}
         for path in sorted(os.path.join(d, f) for d, _, some in os.walk(folder) for f in some if f.lower().endswith('.png')):
             stem = os.path.splitext(path)[0]
-            there |= {os.path.basename(stem): path, os.path.relpath(stem, folder): path}
+            there[os.path.relpath(stem, folder)] = path
+            bare.setdefault(os.path.basename(stem), []).append(path)
         names = pictures.stems([image for image, _ in data.pairs])
+        for name in [n for n in names if n not in there and n in bare]:
+            if len(bare[name]) > 1:
+                raise UserError(f'{bare[name][0]} and {bare[name][1]}: both may be the prediction of {name}; name the folder of one set')
+            there[name] = bare[name][0]
         lost = [name for name in names if name not in there]
         if lost:
             raise UserError(f'{os.path.join(folder, lost[0])}.png: this prediction is missing, {len(lost)} of {len(names)} are; '
@@ -162,13 +170,11 @@ class Rescore:
 
 def tell(found, name, data, **facts):
     """Prints the scores, and writes them to LOG_DIR/NAME/`name`."""
+    print(metric.table(found, data.names), flush=True)
     out = os.path.join(settings.LOG_DIR, settings.NAME, name)
-    os.makedirs(os.path.dirname(out), exist_ok=True)
     plain = {key: value for key, value in found.items() if key != 'confusion'}
-    with open(out + '.part', 'w') as f:
-        json.dump(plain | dict(dataset=settings.DATASET, split=data.split, images=len(data), classes=data.names) | facts, f, indent=1)
-    os.replace(out + '.part', out)
-    print(metric.table(found, data.names))
+    with pictures.whole(out) as f:
+        f.write(json.dumps(plain | dict(dataset=settings.DATASET, split=data.split, images=len(data), classes=data.names) | facts, indent=1).encode())
     print(f'scores in {out}')
 
 
@@ -176,9 +182,9 @@ def main(flags):
     place, mode, folder = launch.start(), settings.TEST_MODE, settings.SAVE_DIR
     if '--raw' in flags and '--rescore' not in flags:
         raise UsageError('--raw goes with --rescore DIR')
-    if mode != 'val' and not folder:
+    if mode != 'val' and not folder and '--rescore' not in flags:
         raise UsageError(f'TEST_MODE={mode} writes files; say where: SAVE_DIR=FOLDER')
-    data = dataset.Dataset('test' if mode == 'test' else settings.VAL_SPLIT, train=False)
+    data = dataset.Dataset('test' if mode == 'test' and '--rescore' not in flags else settings.VAL_SPLIT, train=False)
     if (mode == 'val' or '--rescore' in flags) and not data.labelled:
         raise UserError(f'the split {data.split!r} of {settings.DATASET} has no labels to score; TEST_MODE=testval SAVE_DIR=FOLDER saves the predictions')
     if '--rescore' in flags:
@@ -189,6 +195,8 @@ def main(flags):
         return tell(found, 'rescore.json', data, predictions=flags['--rescore']) if place.rank == 0 else None
     if mode != 'val':
         data.forget_labels()
+    else:
+        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)  # rather now than after hours
     on_image, where = server_files(folder, data) if mode == 'test' else (Saver(folder, data) if folder else None, folder)
     path, how = checkpoint.to_evaluate(), inference.protocol()
     net, step = load(place, path)

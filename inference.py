@@ -53,7 +53,7 @@ def protocol():
 def scaled_size(h, w, scale, base=None):
     """(height, width) of an image whose long side becomes scale * base pixels."""
     long = round(scale * (base or max(h, w)))
-    return (long, round(long / h * w)) if h > w else (round(long / w * h), long)
+    return (long, max(1, round(long / h * w))) if h > w else (max(1, round(long / w * h)), long)
 
 
 def windows(n, crop, rate):
@@ -130,7 +130,7 @@ def scores(net, image, p, single=None):
     """Scores (b, n, h, w) float32 of images (b, 3, h, w) uint8 on the network's device, whose softmax are probabilities.
 
     They are logits of a single view, or the logarithm of the mean of the probabilities (or the mean of logits) of all views of Protocol `p`.
-    single  what this function gave for p.single(): that view is not computed again
+    single  what this function gave for p.single(): that view is not computed again, but for TEST_GRID
     """
     h, w = image.shape[2:]
     several = len(p.scales) > 1 or p.flip
@@ -141,11 +141,11 @@ def scores(net, image, p, single=None):
     image, total = net.normalise(image), 0
     for scale in p.scales:
         size, mirrors = scaled_size(h, w, scale, p.base), (False, True)[:1 + p.flip]
-        if min(size) < p.stride:
+        if min(size) < p.stride and scale < 1:
             raise UserError(f'scale {scale:g} of TEST_SCALES makes {size[1]}x{size[0]} pixels of an image of {w}x{h}, less than STRIDE = {p.stride}; '
                             'leave it out, or raise TEST_BASE_SIZE')
-        if single is not None and scale == 1:
-            total = total + (resample(average(single), *at) if at else average(single))
+        if single is not None and scale == 1 and not at and (size == (h, w) or p.crop):  # elsewhere its average is another one
+            total = total + average(single)
             mirrors = mirrors[1:]
         if mirrors:
             there = at and [((a + 0.5) * (m / n) - 0.5).clamp(0, m - 1) for a, n, m in zip(at, (h, w), size)]

@@ -136,6 +136,8 @@ def sentence(error):
     if 'Expected more than 1 value per channel' in text:
         return (f'batch norm has a single value per channel to train on: a map of 1x1, as HEAD={settings.HEAD} may pool, of one image per device; '
                 'raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE')
+    if 'Connection closed by peer' in text or 'Connection reset by peer' in text or 'remote process' in text:
+        return 'another process failed; its own message says why'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return f'a loader process died ({text.splitlines()[0]}); lower NUM_WORKERS, or give /dev/shm more room'
 

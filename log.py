@@ -57,9 +57,9 @@ class Log:
             self.file.flush()
 
     def picture(self, step, data):
-        """on_image for evaluate(): the first images of the split beside truth, prediction and errors."""
+        """on_image for evaluate(): images beside truth, prediction and errors."""
         def add(index, image, label, pred):
-            if self.writer and index < 4:
+            if self.writer:
                 label, pred, colours = label.numpy(), pred.numpy(), data.classes.colours
                 row = [image.permute(1, 2, 0).numpy(), *(pictures.colour(x, colours) for x in (label, pred)), pictures.errors(label, pred, len(data.names))]
                 self.image(f'val/{index}_input_truth_prediction_errors', np.concatenate(row, 1), step)

@@ -1,4 +1,5 @@
 """Pictures of train ids: colours, overlays, errors, legends, contact sheets and charts; all are (h, w, 3) uint8 RGB arrays."""
+import contextlib
 import os
 
 import cv2
@@ -11,20 +12,27 @@ from PIL import Image, ImageDraw, ImageFont
 RIGHT, WRONG, VOID = (215, 215, 215), (214, 39, 40), (0, 0, 0)
 
 
-def save(path, pixels, colours=None):
-    """Writes a picture, in folders that are made: the whole file, or none. (h, w) indices are a palette PNG with `colours` (n, 3)."""
+@contextlib.contextmanager
+def whole(path):
+    """A file to write bytes to, in folders that are made: if all goes well it becomes `path`, else it goes away."""
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    picture = Image.fromarray(np.asarray(pixels))
-    if colours is not None:
-        picture.putpalette(palette(colours).tobytes())
     work = path + '.part'
     try:
         with open(work, 'wb') as f:
-            picture.save(f, 'PNG', compress_level=1)
+            yield f
         os.replace(work, path)
     finally:
-        if os.path.exists(work):
+        if os.path.lexists(work):
             os.unlink(work)
+
+
+def save(path, pixels, colours=None):
+    """Writes a picture: the whole file, or none. (h, w) indices are a palette PNG with `colours` (n, 3)."""
+    picture = Image.fromarray(np.asarray(pixels))
+    if colours is not None:
+        picture.putpalette(palette(colours).tobytes())
+    with whole(path) as f:
+        picture.save(f, 'PNG', compress_level=1)
 
 
 def stems(paths):
@@ -85,8 +93,8 @@ def fit(picture, width, height):
 
 
 def sheet(tiles, columns, width=300, gap=4):
-    """A contact sheet of [(caption, picture)], row by row; all boxes have the shape of the first picture."""
-    height = max(1, round(width * tiles[0][1].shape[0] / tiles[0][1].shape[1]))
+    """A contact sheet of [(caption, picture)], row by row; all boxes have the shape of the first picture, but are no higher than twice their width."""
+    height = max(1, min(2 * width, round(width * tiles[0][1].shape[0] / tiles[0][1].shape[1])))
     boxes = [np.pad(stack([fit(p, width, height), text(caption, width, max(10, width // 22))]), ((0, gap), (0, gap), (0, 0)), constant_values=255)
              for caption, p in tiles]
     return stack([np.concatenate(boxes[i:i + columns], 1) for i in range(0, len(boxes), columns)])

@@ -3,7 +3,7 @@
     python predict.py photo.jpg recipes/voc_ema101.py CHECKPOINT=net.pth    an overlay with legend, and class indices as palette PNG
     python predict.py folder '*.jpg' street.mp4 SAVE_DIR=out                folders with what is in them, patterns, videos
     python predict.py photo.jpg --bases              the maps of the EM unit's bases over the picture, most used first
-    python predict.py photo.jpg --compare A.pth B.pth    two checkpoints side by side
+    python predict.py photo.jpg --compare A.pth B.pth    two checkpoints of the network that settings describe, side by side
     python predict.py photo.jpg --probabilities      and float16 arrays (classes, h, w) as .npy
 What is written lies in SAVE_DIR, or LOG_DIR/NAME/predictions, under the names and folders of the input. TEST_SCALES and the like count, as in eval.py.
 """
@@ -30,13 +30,17 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.p
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
-def inputs(words):
-    """[(path, name of its output without ending)] of files, folders and patterns; UserError for a word that finds nothing."""
+def inputs(words, folder=''):
+    """[(path, name of its output without ending)] of files, folders and patterns; UserError for a word that finds nothing. What is hidden, or lies in the
+    folder of the output, does not count."""
     found = []
     for word in words:
         if os.path.isdir(word):
-            files = sorted(os.path.join(d, f) for d, _, some in os.walk(word) for f in some if f.lower().endswith(IMAGES + VIDEOS) and f[0] != '.')
-            here = [(path, os.path.relpath(path, word)) for path in files]
+            files = []
+            for d, below, some in os.walk(word):
+                below[:] = [f for f in below if f[0] != '.' and os.path.abspath(os.path.join(d, f)) != folder]
+                files += [os.path.join(d, f) for f in some if f[0] != '.' and f.lower().endswith(IMAGES + VIDEOS)]
+            here = [(path, os.path.relpath(path, word)) for path in sorted(files)]
         else:
             files = [word] if os.path.isfile(word) else sorted(p for p in glob.glob(word, recursive=True) if os.path.isfile(p))
             here = [(path, os.path.basename(path)) for path in files]
@@ -101,15 +105,16 @@ class Predictor:
         pictures.save(self.path('overlay', name), pictures.stack([shown[0], pictures.legend(ids[0], names, colours, max(image.shape[1], 320))]))
         if '--probabilities' in self.flags:
             path = self.path('probabilities', name, '.npy')
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path + '.part', 'wb') as f:
+            with pictures.whole(path) as f:
                 np.save(f, found[0].softmax(0).half().cpu().numpy())
-            os.replace(path + '.part', path)
         if '--bases' in self.flags:
             with torch.no_grad(), self.place.autocast():
                 z = self.nets[0].attention(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.place.device))[0]
-            tiles = [('image', image), ('prediction', shown[0]), *pictures.heat(image, z.float().cpu().numpy())]
-            pictures.save(self.path('bases', name), pictures.sheet(tiles, 8, width=240))
+            width = 240
+            height = max(1, min(2 * width, round(width * image.shape[0] / image.shape[1])))
+            small = [pictures.fit(x, width, height) for x in (image, shown[0])]
+            tiles = [('image', small[0]), ('prediction', small[1]), *pictures.heat(small[0], z.float().cpu().numpy())]
+            pictures.save(self.path('bases', name), pictures.sheet(tiles, 8, width))
 
     def video(self, path, name):
         """Writes OUT/overlay/NAME.mp4, a frame for each of the video's."""
@@ -136,8 +141,11 @@ class Predictor:
                     for image, one in zip(frames, ids):
                         sink.write(np.ascontiguousarray(pictures.overlay(image, pictures.colour(one, self.classes.colours))[..., ::-1]))
                     bar.update(len(frames))
+                done, due = bar.n, bar.total or bar.n
             sink.release()
             os.replace(work, out)
+            if done < due - 2:
+                raise UserError(f'{path}: {done} of {due} frames could be decoded; {out} has those')
         finally:
             sink.release()
             if os.path.exists(work):
@@ -151,13 +159,13 @@ def main(words, flags):
         raise UsageError('--compare goes alone: it shows two checkpoints side by side, and nothing else')
     if '--bases' in flags and settings.HEAD != 'ema':
         raise UsageError(f'--bases shows the bases of the EM unit, which HEAD={settings.HEAD} has not; HEAD=ema has')
-    files, place = inputs(words), launch.start()
+    folder = settings.SAVE_DIR or os.path.join(settings.LOG_DIR, settings.NAME, 'predictions')
+    files, place = inputs(words, os.path.abspath(folder)), launch.start()
     films = [f for f in files if f[0].lower().endswith(VIDEOS)]
     stills = [f for f in files if f not in films]
     if films and flags:
         raise UsageError(f'{films[0][0]}: of videos there are overlays alone; {", ".join(flags)} goes with pictures')
     nets = [network.fold(load(place, path)[0]) for path in flags.get('--compare') or [to_evaluate()]]
-    folder = settings.SAVE_DIR or os.path.join(settings.LOG_DIR, settings.NAME, 'predictions')
     work, failed = Predictor(place, nets, folder, flags), 0
     place.say(f'{len(stills)} pictures, {len(films)} videos; {place.world} x {place.device}, {place.amp() or "float32"}; {work.how}')
 
@@ -166,12 +174,15 @@ def main(words, flags):
         try:
             task(*args)
             return 0
-        except UserError as e:
-            print(f'predict.py: {e}' if str(e).startswith(path) else f'predict.py: {path}: {e}', file=sys.stderr, flush=True)
+        except Exception as e:
+            words = launch.sentence(e)
+            if words is None or isinstance(e, OSError):  # the folder's fault
+                raise
+            print(f'predict.py: {words}' if words.startswith(path) else f'predict.py: {path}: {words}', file=sys.stderr, flush=True)
             return 1
 
     mine = range(place.rank, len(stills), place.world)
-    for index, image in zip(mine, dataset.spread(Reader(stills), mine, 'predicting', place)):
+    for image, index in zip(dataset.spread(Reader(stills), mine, 'predicting', place), mine):
         failed += attempt(work.picture, stills[index][0], image, stills[index][1])
     for path, name in films[place.rank::place.world]:
         failed += attempt(work.video, path, path, name)

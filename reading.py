@@ -128,6 +128,8 @@ def read_image(path, upright=False):
     if image is not None:
         return image
     picture = open_with_pillow(path)
+    if picture.mode[0] in 'IF':
+        raise UserError(f'{path}: this picture has {picture.mode} values, not 8 bits a channel; convert it')
     return np.array((ImageOps.exif_transpose(picture) if upright else picture).convert('RGB'))
 
 

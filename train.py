@@ -265,7 +265,7 @@ def main():
 
             # score, and keep the best
             if validate and not stopping:
-                found = evaluate(net, val, place, how, log.picture(step, val))
+                found = evaluate(net, val, place, how, log.picture(step, val), 4)
                 log.validation(step, found, net, val, place)
                 place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
                 if found['mIoU'] > best['mIoU']:

@@ -19,4 +19,3 @@ ITER_SAVE = 200
 LR = 3e-2
 WARMUP = 40
 LR_DECAY = 0
-SAVE_DIR = './logdir/camvid_quick/pictures'

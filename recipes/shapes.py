@@ -20,4 +20,3 @@ LR = 5e-2
 WARMUP = 50
 LR_DECAY = 0
 TEST_BATCH = 8
-SAVE_DIR = './logdir/shapes/pictures'

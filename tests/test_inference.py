@@ -101,7 +101,7 @@ def test_semseg_scores():
         known = label < n
         matrix = metric.confusion(torch.from_numpy(pred[known].astype(np.uint8)), torch.from_numpy(label[known].astype(np.uint8)), n)
         right, true, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
-        print([right.tolist(), (true + found - right).tolist(), true.tolist()], areas.tolist())
+        assert [right.tolist(), (true + found - right).tolist(), true.tolist()] == areas.tolist()
         total += matrix
     right, true, found = (v.double() for v in (total.diag(), total.sum(1), total.sum(0)))
     iou, acc = right / (true + found - right + 1e-10), right / (true + 1e-10)
@@ -167,7 +167,7 @@ def many(tmp_path):
 
 PROTOCOLS = {'whole': Protocol(), 'windows': Protocol(crop=(33, 41)), 'scales': ALL._replace(scales=(0.75, 1.0, 1.5)),
              'scales without 1': ALL._replace(scales=(0.5, 1.25)), 'all': ALL._replace(crop=(33, 33), base=64), 'logits': ALL._replace(average='logit', scales=(1.0, 1.5)),
-             'grid': ALL._replace(grid=3, scales=(1.0, 1.5)), 'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0)}
+             'base': ALL._replace(scales=(1.0, 1.5), base=64), 'grid': ALL._replace(grid=3, scales=(1.0, 1.5)), 'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0)}
 
 
 @pytest.mark.parametrize('p', PROTOCOLS.values(), ids=PROTOCOLS)
