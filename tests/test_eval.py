@@ -195,6 +195,22 @@ def test_values_of_label_files_are_rescored(tmp_path, name):
             [evaluation.Rescore(str(tmp_path / 'theirs'), data, False)(i) for i in range(3)]
 
 
+def test_two_sets_of_predictions_in_one_folder(kept, again):
+    """The file that lies where its image's name leads is taken; where several others may be meant, none is."""
+    shutil.copytree(kept.out / 'index', again.folder / 'sets' / 'a')
+    shutil.copytree(kept.out / 'colour', again.folder / 'sets' / 'b')
+    told(again.run('eval.py', '--rescore', again.folder / 'sets'), 1, 'a/00.png', 'b/00.png', 'both may be the prediction of 00')
+    shutil.copytree(kept.out / 'index', again.folder / 'sets', dirs_exist_ok=True)
+    again.ok('eval.py', '--rescore', again.folder / 'sets', 'TEST_MODE=testval')
+    assert scores(again, 'rescore.json') == scores(kept)
+
+
+def test_scores_are_printed_before_they_are_written(kept, again):
+    found = again.run('eval.py', '--rescore', kept.out, 'LOG_DIR=/proc/nowhere')
+    assert found.status == 1 and f'mIoU {100 * scores(kept)["mIoU"]:.2f}' in found.out
+    told(again.run('eval.py', 'LOG_DIR=/proc/nowhere'), 1, '/proc/nowhere')
+
+
 def spoilt(folder, how):
     """Makes 03.png a prediction that cannot be scored."""
     path = folder / '03.png'

@@ -337,3 +337,30 @@ def test_heads_without_bases(again):
     predicted(again, put_picture(f'{again.pics}/a.png', scene(1)), *args)
     assert sorted(snapshot(again.out)) == ['index/a.png', 'overlay/a.png']
     assert alike(ids_of(again.out / 'index' / 'a.png'), answers(loaded(again, *args, path=again.models / 'fcn' / 'best.pth'), [scene(1)])[0])
+
+
+def test_its_own_output_is_no_input(again):
+    put_picture(f'{again.pics}/a.png', scene(1))
+    put_picture(f'{again.pics}/.hidden/b.png', scene(2))
+    again.out = again.pics / 'out'
+    for _ in range(2):
+        assert '1 of 1 written' in predicted(again, again.pics)
+
+
+def test_a_film_that_breaks_off(again):
+    """What can be decoded is kept; the file is told of, and the status is 1."""
+    film = str(again.folder / 'film.avi')
+    sink = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*'MJPG'), 5, (80, 60))
+    if not sink.isOpened():
+        pytest.skip('this OpenCV cannot write MJPG')
+    for i in range(40):
+        sink.write(np.ascontiguousarray(scene(i)[..., ::-1]))
+    sink.release()
+    with open(film, 'rb') as f:
+        half = f.read()
+    with open(film, 'wb') as f:
+        f.write(half[:len(half) // 2])
+    found = again.run('predict.py', film, f'SAVE_DIR={again.out}')
+    assert found.status == 1 and 'Traceback' not in found.err and 'film.avi' in found.err
+    if 'frames could be decoded' in found.err:
+        assert (again.out / 'overlay' / 'film.mp4').exists()
