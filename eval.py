@@ -37,7 +37,7 @@ def evaluate(net, data, place, how, on_image=None, count=None):
     net = network.fold(net)
     beside = data.labelled and how != how.single()
     matrices = torch.zeros(1 + beside, net.n_classes, net.n_classes, dtype=torch.int64, device=place.device)
-    mine = range(place.rank, len(data), place.world)
+    mine, done = range(place.rank, len(data), place.world), 0
     with place.autocast(), place.bar(total=len(mine), desc='evaluating', unit='image', leave=False) as bar:
         for image, label, indices in dataset.eval_batches(data, mine, how.budget, place.cuda):
             try:
@@ -47,10 +47,11 @@ def evaluate(net, data, place, how, on_image=None, count=None):
             if label is not None:
                 true = label.to(place.device, non_blocking=True)
                 matrices += torch.stack([metric.confusion(pred, true, net.n_classes) for pred in found])
-            if on_image and (count is None or bar.n < count):
+            if on_image and (count is None or done < count):
                 pred = found[0].cpu()
                 for i, index in enumerate(indices):
                     on_image(index, image[i], None if label is None else label[i], pred[i])
+            done += len(indices)
             bar.update(len(indices))
     return report(place.sum(matrices), data) if data.labelled else None
 

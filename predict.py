@@ -129,9 +129,9 @@ class Predictor:
         sink = cv2.VideoWriter(work, cv2.VideoWriter_fourcc(*'mp4v'), rate or 25, size)
         if not sink.isOpened():
             raise UserError(f'{out}: this OpenCV cannot write MP4 video, or not there; predict pictures of the frames instead')
-        batch = max(1, self.how.budget // (size[0] * size[1]))
+        batch, done, due = max(1, self.how.budget // (size[0] * size[1])), 0, max(0, int(source.get(cv2.CAP_PROP_FRAME_COUNT)))
         try:
-            with self.place.bar(total=max(0, int(source.get(cv2.CAP_PROP_FRAME_COUNT))) or None, desc=name, unit='frame') as bar:
+            with self.place.bar(total=due or None, desc=name, unit='frame') as bar:
                 while ok:
                     frames = []
                     while ok and len(frames) < batch:
@@ -140,8 +140,8 @@ class Predictor:
                     ids = self.scores(self.nets[0], np.stack(frames)).max(1)[1].byte().cpu().numpy()
                     for image, one in zip(frames, ids):
                         sink.write(np.ascontiguousarray(pictures.overlay(image, pictures.colour(one, self.classes.colours))[..., ::-1]))
+                    done += len(frames)
                     bar.update(len(frames))
-                done, due = bar.n, bar.total or bar.n
             sink.release()
             os.replace(work, out)
             if done < due - 2:
