@@ -171,7 +171,8 @@ def test_code_is_compared_with_the_first_run_that_kept_its_own(tmp_path):
 
 @pytest.mark.parametrize('scores, wanted', [
     (dict(mIoU=0.5, split='val'), '50.00'), (dict(mIoU=0.5), '50.00'), (dict(mIoU=0.5, split='test'), '50.00 (test)'),
-    (dict(mIoU=0.5, split='val', views='views: scales 1, 2; whole images', checkpoint='m/step_2.pth'), '50.00 (step_2.pth, scales 1, 2; whole images)'), (dict(mIoU='x'), '-'), (None, '-')])
+    (dict(mIoU=0.5, split='val', views='views: scales 1, 2 of 512 pixels; windows of 9x9 every 6x6', single={}, checkpoint='m/step_2.pth'),
+     '50.00 (step_2.pth, several views, windows, 512 pixels)'), (dict(mIoU='x'), '-'), (None, '-')])
 def test_eval(scores, wanted, tmp_path):
     make_run(tmp_path / 'a', scores=scores)
     assert rows(tmp_path / 'a')['a']['eval'] == wanted
