@@ -196,12 +196,12 @@ def main(flags):
         return tell(found, 'rescore.json', data, predictions=flags['--rescore']) if place.rank == 0 else None
     if mode != 'val':
         data.forget_labels()
-    else:
-        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)  # rather now than after hours
     on_image, where = server_files(folder, data) if mode == 'test' else (Saver(folder, data) if folder else None, folder)
     path, how = checkpoint.to_evaluate(), inference.protocol()
     net, step = load(place, path)
     place.say(f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; {place.world} x {place.device}, {place.amp() or "float32"}\n{how}')
+    if mode == 'val':
+        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)  # rather now than after hours
     begin = time.time()
     found = evaluate(net, data, place, how, on_image)
     speed = len(data) / (time.time() - begin)

@@ -38,7 +38,8 @@ def table(found, names):
     width, sides = max(map(len, names)), [found, found['single']] if 'single' in found else [found]
     rows = [f'{"":{width}}       all views    scale 1 alone'] * (len(sides) > 1)
     rows += [f'{"class":{width}}' + '     IoU     acc' * len(sides)]
-    rows += [f'{name:{width}}  ' + '  '.join(f'{percent(s["class_iou"][i])}  {percent(s["class_acc"][i])}' for s in sides) for i, name in enumerate(names)]
+    for name, *cells in zip(names, *(zip(s['class_iou'], s['class_acc']) for s in sides), strict=True):
+        rows += [f'{name:{width}}  ' + '  '.join(f'{percent(iou)}  {percent(acc)}' for iou, acc in cells)]
     means = lambda s: '  '.join(f'{key} {100 * s[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc'))
     rows += [means(found)] if len(sides) == 1 else [f'all views:     {means(found)}', f'scale 1 alone: {means(found["single"])}']
     if found['absent']:
