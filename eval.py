@@ -27,14 +27,14 @@ from settings import UsageError, UserError
 
 
 @torch.no_grad()
-def evaluate(net, data, place, how, on_image=None, count=None):
-    """Scores of `net` on an evaluation Dataset by a Protocol, summed over the processes: metric.scores and `confusion`, the matrix (n, n); None where
+def evaluate(net, data, place, how=None, on_image=None, count=None):
+    """Scores of `net` on an evaluation Dataset by a Protocol (that of settings), summed over the processes: metric.scores and `confusion`, the matrix (n, n); None where
     it has no labels. If there is more to the protocol than scale 1, `single` holds the scores of that alone.
 
     The images are dealt out to the processes, none twice. A copy of the network is used, with batch norms folded into convolutions.
     on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called for the images of this process, or the first `count`.
     """
-    net = network.fold(net)
+    net, how = network.fold(net), how or inference.protocol()
     beside = data.labelled and how != how.single()
     matrices = torch.zeros(1 + beside, net.n_classes, net.n_classes, dtype=torch.int64, device=place.device)
     mine, done = range(place.rank, len(data), place.world), 0

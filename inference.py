@@ -29,7 +29,8 @@ class Protocol(NamedTuple):
     def __str__(self):
         views = [f'scale{"s" * (len(self.scales) > 1)} {", ".join(f"{s:g}" for s in self.scales)}' + f' of {self.base} pixels' * bool(self.base)]
         views += ['mirror images'] * self.flip
-        views += [f'windows of {self.crop[1]}x{self.crop[0]} every {math.ceil(self.crop[1] * self.rate)}x{math.ceil(self.crop[0] * self.rate)}'] if self.crop else ['whole images']
+        (h, w), rate = self.crop or (0, 0), self.rate
+        views += [f'windows of {w}x{h} every {math.ceil(w * rate)}x{math.ceil(h * rate)}' if self.crop else 'whole images']
         views += [{'prob': 'mean of probabilities', 'logit': 'mean of logits'}[self.average]] * (self.crop is not None or self != self.single())
         return 'views: ' + '; '.join(views + [f'summed at every {self.grid}. pixel'] * (self.grid > 1 and self != self.single()))
 

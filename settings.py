@@ -122,7 +122,8 @@ SAVE_DIR = ''                     # folder for index and colour pictures, overla
 
 # Settings that a run may change when it resumes.
 FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
-        'CHECKPOINT', 'TEST_MODE', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_STRIDE_RATE', 'TEST_BASE_SIZE', 'TEST_AVERAGE', 'TEST_GRID', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
+        'CHECKPOINT', 'TEST_MODE', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_STRIDE_RATE', 'TEST_BASE_SIZE', 'TEST_AVERAGE', 'TEST_GRID',
+        'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
     IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),

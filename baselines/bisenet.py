@@ -1,7 +1,8 @@
 """BiSeNet (Yu et al., ECCV 2018, section 3): a shallow path that keeps detail, a small trunk for context, and gates that join them.
 
 MXNetSeg's form. Departures from the paper: batch norm on the 1x1s of the fusion's gate; a 3x3 before
-each attention refinement; the context maps are summed at once instead of step by step. From both: the auxiliary heads are as wide as HEAD_CHANNELS has it; dropout of channels before the
+each attention refinement; the context maps are summed at once instead of step by step. From both: the
+auxiliary heads are as wide as HEAD_CHANNELS has it; dropout of channels before the
 classifier (DROPOUT = 0: none, as there).
 """
 import torch
