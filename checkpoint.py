@@ -1,4 +1,5 @@
 """Checkpoints: saving without ever leaving half a file, loading anybody's weights and saying what matched."""
+import contextlib
 import math
 import os
 import urllib.error
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torchvision
 
+import dataset
 import network
 import settings
 from baselines.psa import mask_side
@@ -207,22 +209,21 @@ def candidates(state, kept, family, own):
     if shape('emau.mu', 3):
         trunk |= {'EM_CHANNELS': shape('emau.mu', 3)[1], 'EM_BASES': shape('emau.mu', 3)[2], 'SECOND_CONV': 'fc1.0.conv.weight' in state}
     last = [s for key in ('fc2', 'head.out.2', 'head.out.1', 'head.score.2') if (s := shape(key + '.weight', 4))]
-    if last:
+    if last and last[0][0] != dataset.n_classes():
         trunk['N_CLASSES'] = last[0][0]
     if kept:
-        known = network_settings(str(kept.get('HEAD'))) + ['N_CLASSES', 'AUX_WEIGHT', 'CROP_SIZE']
+        known = [*network_settings(str(kept.get('HEAD'))), 'N_CLASSES', 'AUX_WEIGHT'] + ['CROP_SIZE'] * (kept.get('HEAD') == 'psa')  # its mask follows
         own_classes = {'N_CLASSES': last[0][0]} if last and kept.get('N_CLASSES') is None and now['N_CLASSES'] else {}
-        yield {k: v for k, v in kept.items() if k in known and k in now} | own_classes
+        with contextlib.suppress(UserError):  # of another version, that has other values
+            yield {k: settings.convert(k, kept[k], 'kept') for k in known if k in kept} | own_classes
     widths = [{'HEAD_CHANNELS': w} for w in (last[0][1], 2 * last[0][1])] if last and trunk.get('SECOND_CONV', True) else []
-    conventions = () if own else FAMILIES[family].conventions
-    near = min(conventions, key=lambda choice: sum(not same(v, now[k]) for k, v in choice.items()), default={})
     keys = {k for k in state if k.startswith('head.')}
     for head, form in forms(state, shape):
         stride = network.trait(network.HEADS[head], 'strides')
         more = {} if now['STRIDE'] in stride else {'STRIDE': stride[0]}
         for width in widths + [{}]:
             if bool(keys) == (head != 'ema'):
-                yield trunk | {'HEAD': head} | more | width | form | near
+                yield trunk | {'HEAD': head} | more | width | form | contradicted(family, own)
 
 
 def forms(state, shape):

@@ -257,3 +257,14 @@ def test_tensors_of_other_ranks(tmp_path):
     for keys in ({'layer0.0.weight': (), 'cls.4.weight': (3,)}, {'extractor.0.0.weight': (), 'emau.mu': (2,), 'head.out.2.weight': ()}):
         with pytest.raises(UserError, match='does not fit'):
             checkpoint.load_weights(light(), save(tmp_path / 'net.pth', empty(keys)))
+
+
+def test_kept_settings_that_are_no_settings(tmp_path):
+    """They are left out of account; names and shapes tell as much as they can. A crop that changes no tensor is not asked for."""
+    path = own(tmp_path, EM_BASES=4, CROP_SIZE=65)
+    file = torch.load(path, weights_only=True)
+    with pytest.raises(UserError, match='to use it: EM_BASES=4$'):
+        checkpoint.load_weights(network.build(), path)
+    file['settings'] |= {'N_LAYERS': 'x', 'GONE': 1}
+    with pytest.raises(UserError, match='to use it: EM_BASES=4$'):
+        checkpoint.load_weights(network.build(), save(tmp_path / 'odd.pth', file))
