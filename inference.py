@@ -1,7 +1,7 @@
 """What a network makes of images at test time: whole or in sliding windows, at several scales, with mirror images; for scores and for pictures.
 
-All geometry is positions: values are interpolated linearly from the logits to the sums by two small matrices, so that a window may lie
-anywhere, a mirror image is read backwards, and no map larger than the sums is ever made.
+Views are averaged at every pixel of the scaled image, as semseg does it, or, with TEST_GRID, at coarse cells: there two small matrices interpolate
+the logits at positions, wherever a window lies and backwards for a mirror image, so that no map is larger than the sums.
 """
 import math
 from typing import NamedTuple

@@ -78,4 +78,4 @@ class Log:
                 image = data[0][0]
                 with torch.no_grad(), place.autocast():
                     z = network.fold(net).attention(image[None].to(place.device))[0].float().cpu().numpy()
-                self.image('val/0_attention', pictures.sheet(pictures.heat(image.permute(1, 2, 0).numpy(), z), 8, width=160), step)
+                self.image('val/0_attention', pictures.sheet(pictures.heat(image.permute(1, 2, 0).numpy(), z, 160), 8, 160), step)

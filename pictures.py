@@ -84,17 +84,27 @@ def stack(rows):
     return np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
 
 
-def fit(picture, width, height):
-    """A picture made smaller or larger, to fit into a box, on white."""
+def box(picture, width):
+    """(width, height) of the box for a picture: of its shape, but no higher than twice its width."""
+    return width, max(1, min(2 * width, round(width * picture.shape[0] / picture.shape[1])))
+
+
+def resize(picture, width, height):
+    """A picture made smaller or larger, to fit into a box."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    return np.pad(small, ((0, height - size[1]), (0, width - size[0]), (0, 0)), constant_values=255)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+
+
+def fit(picture, width, height):
+    """The same, on white."""
+    found = resize(picture, width, height)
+    return np.pad(found, ((0, height - found.shape[0]), (0, width - found.shape[1]), (0, 0)), constant_values=255)
 
 
 def sheet(tiles, columns, width=300, gap=4):
-    """A contact sheet of [(caption, picture)], row by row; all boxes have the shape of the first picture, but are no higher than twice their width."""
-    height = max(1, min(2 * width, round(width * tiles[0][1].shape[0] / tiles[0][1].shape[1])))
+    """A contact sheet of [(caption, picture)], row by row; all boxes are that of the first picture."""
+    width, height = box(tiles[0][1], width)
     boxes = [np.pad(stack([fit(p, width, height), text(caption, width, max(10, width // 22))]), ((0, gap), (0, gap), (0, 0)), constant_values=255)
              for caption, p in tiles]
     return stack([np.concatenate(boxes[i:i + columns], 1) for i in range(0, len(boxes), columns)])
@@ -118,9 +128,10 @@ def legend(ids, names, colours, width):
     return np.asarray(strip)
 
 
-def heat(image, maps):
+def heat(image, maps, width=300):
     """[(caption, picture)] of maps (k, h', w'), such as the responsibilities of bases, over an image: most used first, each as bright as its largest
-    value allows."""
+    value allows; fit for boxes of a width."""
+    image = resize(image, *box(image, width))
     share = maps.sum((1, 2)) / maps.sum()
     dim = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] * 0.4
     tiles = []

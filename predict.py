@@ -111,9 +111,7 @@ class Predictor:
             with torch.no_grad(), self.place.autocast():
                 z = self.nets[0].attention(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.place.device))[0]
             width = 240
-            height = max(1, min(2 * width, round(width * image.shape[0] / image.shape[1])))
-            small = [pictures.fit(x, width, height) for x in (image, shown[0])]
-            tiles = [('image', small[0]), ('prediction', small[1]), *pictures.heat(small[0], z.float().cpu().numpy())]
+            tiles = [('image', image), ('prediction', shown[0]), *pictures.heat(image, z.float().cpu().numpy(), width)]
             pictures.save(self.path('bases', name), pictures.sheet(tiles, 8, width))
 
     def video(self, path, name):

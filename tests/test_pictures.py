@@ -154,7 +154,7 @@ def test_heat_is_ordered_by_use():
     maps = np.zeros((4, 5, 6), np.float32)
     maps[2], maps[0, :3], maps[3, 0, 0] = 0.5, 0.5, 1
     image = noise(50, 60)
-    found = pictures.heat(image, maps)
+    found = pictures.heat(image, maps, 60)
     assert [caption for caption, _ in found] == ['2: 60.0 %, up to 0.50', '0: 36.0 %, up to 0.50', '3: 4.0 %, up to 1.00', '1: 0.0 %, up to 0.00']
     assert all(p.shape == image.shape and p.dtype == np.uint8 for _, p in found)
     assert found[1][1][:20].mean() > 1.5 * found[1][1][40:].mean()  # bright above, where it is in use
@@ -162,7 +162,13 @@ def test_heat_is_ordered_by_use():
 
 
 def test_heat_of_one_pixel():
-    assert pictures.heat(noise(1, 1), np.ones((2, 1, 1), np.float32))[1][1].shape == (1, 1, 3)
+    assert pictures.heat(noise(1, 1), np.ones((2, 1, 1), np.float32), 7)[1][1].shape == (7, 7, 3)
+
+
+def test_heat_of_large_pictures_is_small():
+    """Many maps of a street scene, or of a strip, are never held at its size."""
+    for size, wanted in (((400, 800), (80, 160)), ((4000, 8), (320, 1))):
+        assert all(p.shape == (*wanted, 3) for _, p in pictures.heat(noise(*size), np.ones((3, 4, 4), np.float32), 160))
 
 
 # -------------------------------------------------------------------------------------------------------------- charts
