@@ -53,7 +53,7 @@ def child(kind, variant):
         step = loader_step(variant)
     else:
         place = start()
-        step = network_step(place, kind == 'training', variant == 'plain')
+        step = network_step(place, kind == 'training', variant)
     seconds, peak = timed(place, step), watch_memory(place)
     with torch.set_grad_enabled(kind == 'training'), place.autocast() if kind == 'inference' else contextlib.nullcontext():
         for _ in sys.stdin:
@@ -82,9 +82,9 @@ def children(kind, variants, memory, *more):
         process.communicate()  # closes its input, at which it ends
 
 
-def network_step(place, fit, plain):
-    """A step as train.py or eval.py does it."""
-    s = settings
+def network_step(place, fit, variant):
+    """A step as train.py or eval.py does it; variant 'trunk': the trunk's maps alone."""
+    s, plain = settings, variant == 'plain'
     image, label = pixels(s.BATCH_SIZE // s.ACCUMULATE if fit else s.TEST_BATCH)
     net = network.build().to(place.device, memory_format=torch.contiguous_format if plain else torch.channels_last)
     if plain:
@@ -102,6 +102,8 @@ def network_step(place, fit, plain):
 
     def step():
         x, y = image.to(place.device, non_blocking=True), label.to(place.device, non_blocking=True)
+        if variant == 'trunk':
+            return net.maps(x)
         if not fit:
             return inference.predict(model, x, how)
         with place.autocast():
@@ -174,6 +176,11 @@ def bench_all(place, rounds, flags):
         print(row[0], flush=True)
         rows.append(row)
     vars(settings).update(kept)
+    if '--size' not in flags:  # what is over it, of the heads that have this trunk, is the paper's memory
+        memory = {}
+        with children('inference', ['trunk'], memory) as steps:
+            found = in_turn(steps, rounds, 2)
+        rows.append(['the trunk alone'] + ['-'] * 6 + [f'{median(found["trunk"]):.3f}', f'{memory["trunk"]:.0f}'])
     print(f'ResNet-{settings.N_LAYERS} at stride {settings.STRIDE}, {image.shape[3]}x{image.shape[2]} pixels, {net.n_classes} classes; '
           f'training batch {settings.BATCH_SIZE // settings.ACCUMULATE}, inference batch {settings.TEST_BATCH}')
     widths = [max(map(len, column)) for column in zip(*rows)]

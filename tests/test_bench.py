@@ -118,3 +118,11 @@ def test_table_of_the_heads(monkeypatch, capsys):
     assert found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
     assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97' and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
     assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 12
+
+
+@torch.no_grad()
+def test_the_trunk_alone():
+    """What the memory of a head is held against: the four maps, and nothing of the head."""
+    settings.override(SMALL)
+    maps = bench.network_step(bench.start(), False, 'trunk')()
+    assert [m.shape[1] for m in maps] == [64, 128, 256, 512] and maps[3].shape[2:] == (9, 9)
