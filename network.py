@@ -56,6 +56,10 @@ class EMAU(nn.Module):
                     attention path but conv2 gets any, conv1 included; it is frozen, so that it costs nothing and upsets no DDP.
     norm_layer      of conv2
 
+    Both 1x1 convolutions start normal with std sqrt(2 / c), as the authors' code has it. In the official form conv1 keeps that start for ever, so its
+    scale is the temperature of the E step: with torch's default, 2.45 times less at c = 512, z is uniform and all bases become one.
+    In training the buffer `statistics` (k + 2,) has, of the last batch, the mean of z, then mean entropy of z and mean cosine of the bases: see curves().
+
     conv1 is linear and serves the iterations alone, so it is moved from the n pixels to the k bases:
     (W x + b) . mu = x . (W^T mu) + b . mu, and a sum over W x + b is W times a sum over x, plus b. Same numbers, fewer products.
     Of half precision only the products over bfloat16 pixels are left inside.
@@ -68,6 +72,9 @@ class EMAU(nn.Module):
         self.momentum, self.update, self.norm, self.grad = momentum, update, norm, grad
         self.conv1 = nn.Conv2d(c, c, 1)
         self.conv2 = nn.Sequential(nn.Conv2d(c, c, 1, bias=False), norm_layer(c))
+        for conv in (self.conv1, self.conv2[0]):
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / c))
+        self.register_buffer('statistics', torch.zeros(k + 2), persistent=False)
         mu = self.normalise(torch.randn(1, c, k) * math.sqrt(2 / k))
         if update == 'learnt':
             self.mu = nn.Parameter(mu)
@@ -110,8 +117,31 @@ class EMAU(nn.Module):
         """With `maps` there is a third output: the last responsibilities z as maps (b, k, h, w)."""
         with torch.autocast(x.device.type, enabled=False):
             y, mu, z = self.attend(x.float() if x.dtype == torch.float16 else x)  # sums over pixels leave the range of float16
+            if self.training:
+                self.watch(z.detach(), mu.detach())
         y = self.conv2(y.relu_()).add_(x).relu_()
         return (y, mu, z.transpose(1, 2).unflatten(2, x.shape[2:])) if maps else (y, mu)
+
+    def watch(self, z, mu):
+        """Puts into `statistics` how responsibilities z (b, n, k) and bases mu (b, c, k) of a batch cluster; stays on the device."""
+        k = z.shape[2]
+        entropy = torch.special.entr(z).sum(2).mean() / math.log(max(k, 2))  # 1: every pixel belongs to all bases alike
+        unit = F.normalize(mu, dim=1)
+        pairs = unit.sum(2).square().sum(1) - unit.square().sum((1, 2))  # b, sum of the cosines of all ordered pairs of bases
+        cosine = pairs.mean() / max(k * (k - 1), 1)
+        self.statistics.copy_(torch.cat([z.mean((0, 1)), entropy[None], cosine[None]]))
+
+    @staticmethod
+    def curves(statistics):
+        """What a run logs of `statistics`, a list of k + 2 numbers.
+
+        em/entropy       mean entropy of z over log k: 0 where each pixel belongs to one basis, 1 where z is uniform
+        em/bases_in_use  exp of the entropy of the mean of z: 1 to k
+        em/cosine        mean cosine between two bases: 1 where all are one
+        """
+        *shares, entropy, cosine = statistics
+        in_use = math.exp(-sum(p * math.log(p) for p in shares if p > 0))
+        return {'em/entropy': entropy, 'em/bases_in_use': in_use, 'em/cosine': cosine}
 
     @torch.no_grad()
     def update_bases(self, mu):
@@ -206,6 +236,9 @@ class SegNet(nn.Module):
     def update_bases(self, mu):
         """What the network keeps from a training step: nothing."""
 
+    def statistics(self):
+        """The `statistics` of its EM unit, or None without one."""
+
 
 class EMANet(SegNet):
     """The paper's network (figure 2), with the official state-dict keys."""
@@ -224,6 +257,9 @@ class EMANet(SegNet):
 
     def update_bases(self, mu):
         self.emau.update_bases(mu)
+
+    def statistics(self):
+        return self.emau.statistics
 
     def attention(self, image):
         """The share z (b, k, h', w') that each basis has in the pixels of the unit's map, of images (b, 3, h, w); it sums to one over k."""

@@ -113,6 +113,14 @@ def check_finite(losses, step, data, batches):
                             'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
 
 
+def warn_of_collapse(place, curves):
+    """Prints one line if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
+    if curves.get('em/entropy', 0) > 0.98 or curves.get('em/cosine', 0) > 0.95:
+        place.say(f'warning: the EM unit does not cluster (em/entropy {curves["em/entropy"]:.3f}, em/cosine {curves["em/cosine"]:.3f}): its bases are alike, '
+                  'and every pixel gets the mean of the picture. Usual causes: emau.conv1 at another scale than std sqrt(2 / EM_CHANNELS), as from INIT or an '
+                  'edited start; EM_NORM=none; features that are alike since the run has diverged or hardly begun (LR, WARMUP)')
+
+
 def resume(place, net, optimizer, scaler, data):
     """The state of the run's latest checkpoint, put in force, or None. UserError if it was made with other settings."""
     path = os.path.join(checkpoint.folder(), 'latest.pth')
@@ -201,7 +209,7 @@ def main():
     torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
-    losses, began, told = [], time.time(), False
+    losses, began, told, validated = [], time.time(), False, False
     with place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME) as bar:
         for step in range(start + 1, s.ITER_MAX + 1):
             # set the rate of this step
@@ -243,14 +251,19 @@ def main():
             save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
             if not (step % s.ITER_LOG == 0 or validate or save or not place.cuda and total[2] or stops and place.world == 1):
                 continue
-            *values, stopping = torch.stack([*losses, total[2]]).tolist()
+            numbers = torch.stack([*losses, total[2]])
+            if net.statistics() is not None:
+                numbers = torch.cat([numbers, place.sum(net.statistics().clone()) / place.world])
+            numbers = numbers.tolist()
+            values, stopping, statistics = numbers[:len(losses)], numbers[len(losses)], numbers[len(losses) + 1:]
             check_finite(values, step, data, batches)
+            curves = network.EMAU.curves(statistics) if statistics else {}
             speed = len(values) * s.BATCH_SIZE / (time.time() - began)
             if not told and step - start > len(values):  # the first interval has start-up in it
                 told = True
                 place.say(f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go')
             bar.set_postfix(loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False)
-            log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)
+            log.scalars(step, dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed) | curves
                         | ({'memory_GB': place.memory()} if place.cuda else {}))
             losses = []
 
@@ -267,6 +280,9 @@ def main():
             if validate and not stopping:
                 found = evaluate(net, val, place, how, log.picture(step, val), 4)
                 log.validation(step, found, net, val, place)
+                if not validated:
+                    warn_of_collapse(place, curves)
+                validated = True
                 place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
                 if found['mIoU'] > best['mIoU']:
                     best = {'mIoU': found['mIoU'], 'step': step}
