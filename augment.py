@@ -26,13 +26,17 @@ def span(scale, start, length, size):
     return blocks * q, min(size, math.ceil((start + length) / scale) + 1), start - blocks * p
 
 
-def resize_crop(image, scale, top, left, height, width):
-    """Rows top..top+height, columns left..left+width of the image resized by a Fraction, bilinear, reading only what they need."""
+def resize_crop(image, scale, top, left, height, width, smooth=False):
+    """Rows top..top+height, columns left..left+width of the image resized by a Fraction, bilinear, reading only what they need.
+
+    smooth  a smaller image takes the mean over what each pixel covers (for whole images: windows are cut at other places then)
+    """
     y0, y1, dy = span(scale, top, height, image.shape[0])
     x0, x1, dx = span(scale, left, width, image.shape[1])
     window = image[y0:y1, x0:x1]
     if scale != 1:
-        window = cv2.resize(window, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_LINEAR)
+        form = cv2.INTER_AREA if smooth and scale < 1 else cv2.INTER_LINEAR
+        window = cv2.resize(window, None, fx=float(scale), fy=float(scale), interpolation=form)
     return window[dy:dy + height, dx:dx + width]
 
 
@@ -51,7 +55,8 @@ class Augment:
 
     def __init__(self):
         s = settings
-        self.ignore, self.flip, self.rotate, self.blur, self.jitter = s.IGNORE_LABEL, s.FLIP, s.ROTATE, s.BLUR, s.JITTER
+        self.ignore, self.flip, self.blur, self.jitter = s.IGNORE_LABEL, s.FLIP, s.BLUR, s.JITTER
+        self.rotate, self.rotate_prob = s.ROTATE, s.ROTATE_PROB
         self.crop = s.sides(s.CROP_SIZE)
         self.scales, self.scale_mode, self.cat_max_ratio = s.SCALES, s.SCALE_MODE, s.CAT_MAX_RATIO
         self.short_side, self.long_side = s.SHORT_SIDE, s.LONG_SIDE
@@ -64,7 +69,7 @@ class Augment:
         size = [max(1, int(n * scale)) for n in label.shape]
         crop = size if self.short_side else self.crop
         place = lambda draws: [int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draws, size, crop)]  # top, left
-        cut = lambda pixels: self.cut(pixels, scale, size, crop, corner, self.rotate * (2 * draw[3] - 1))
+        cut = lambda pixels: self.cut(pixels, scale, size, crop, corner, self.degrees(draw[3]))
         corner = place(draw[1:3])
         found = cut(label)
         for _ in range(10 if self.cat_max_ratio < 1 and not self.short_side else 0):  # the label's crop alone, which costs little
@@ -96,6 +101,12 @@ class Augment:
             scale = self.scales[0] + draw * (self.scales[-1] - self.scales[0])
         return Fraction(scale).limit_denominator(32)  # see span()
 
+    def degrees(self, draw):
+        """The angle, or None for no rotation, from a number in 0..1: below ROTATE_PROB it is spread over -ROTATE..ROTATE."""
+        if not self.rotate or draw >= self.rotate_prob:
+            return None
+        return self.rotate * (2 * draw / self.rotate_prob - 1)
+
     def mixed(self, label):
         """Whether no class fills more than CAT_MAX_RATIO of the valid pixels, of which there must be some."""
         counts = np.bincount(label.ravel(), minlength=256)
@@ -106,13 +117,17 @@ class Augment:
         """The crop of an image or a label: of the scaled one of `size`, turned about its centre, what lies at `corner`; colour or void beyond."""
         is_label = pixels.ndim == 2
         (top, left), fill = corner, self.ignore if is_label else self.fill
-        if self.rotate:  # one affine map for image and label
+        if degrees is not None:  # one affine map for image and label
             zoom = np.diag([float(scale), float(scale), 1.0])
             zoom[:2, 2] = (float(scale) - 1) / 2  # pixel centres: (i + 0.5) * scale - 0.5
             spin = np.vstack([cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1), [0, 0, 1]])
             spin[:2, 2] -= left, top
             return cv2.warpAffine(pixels, (spin @ zoom)[:2], (crop[1], crop[0]), flags=cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR,
                                   borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
-        pixels = (nearest_crop if is_label else resize_crop)(pixels, scale, top, left, min(size[0], crop[0]), min(size[1], crop[1]))
+        height, width = min(size[0], crop[0]), min(size[1], crop[1])
+        if is_label:
+            pixels = nearest_crop(pixels, scale, top, left, height, width)
+        else:
+            pixels = resize_crop(pixels, scale, top, left, height, width, smooth=bool(self.short_side))
         below, right = crop[0] - pixels.shape[0], crop[1] - pixels.shape[1]
         return cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill) if below or right else pixels

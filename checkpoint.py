@@ -140,7 +140,7 @@ def load_weights(net, path, part=None):
     step, kept = file.get('step'), file.get('settings')
     kept = kept if isinstance(kept, dict) else {}
     kind = ('EMANet' if 'emau.mu' in state else 'network') if family == OWN else family
-    if family == 'ResNet trunk':
+    if family.endswith('ResNet trunk'):
         kind = ('deep-stem ' if 'extractor.0.0.weight' in state else 'plain-stem ') + family
     own = bool(kept) or family == OWN and 'step' not in file  # the official file has a step and no settings
     other = contradicted(family, own)
@@ -188,7 +188,7 @@ def way_out(state, kept, family, own, part):
             vars(settings).update(now)
         if fits:
             return 'it does not fit the network that settings describe; to use it: ' + as_arguments(differ)
-    if family == 'ResNet trunk' or implied_trunk(state) and all(k.startswith('extractor.') for k in state):
+    if family.endswith('ResNet trunk') or implied_trunk(state) and all(k.startswith('extractor.') for k in state):
         return 'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and evaluation needs a whole network'
     return 'it does not fit, and no settings were found that would: part of a file, two networks in one, or a network that is not here; INIT=FILE takes what fits'
 
@@ -283,5 +283,8 @@ def to_evaluate():
 
 def differences(kept, names):
     """The settings among `names` that a checkpoint's kept ones contradict, as text: ['LR was 0.01, is 0.1', ...]."""
-    now = settings.in_force()
+    kept, now = dict(kept), settings.in_force()
+    for values in (kept, now):
+        if 'BN_MOM' in values:
+            values['BN_MOM'] = settings.bn_momentum(values)  # None means a number
     return [f'{n} was {kept[n]!r}, is {now[n]!r}' for n in names if n in kept and n in now and kept[n] != now[n]]

@@ -3,6 +3,7 @@
     python compare.py                             a row per run of this folder
     python compare.py ../EMANet*                  of copies of this folder, of log folders, or of single runs (logdir/shapes)
     python compare.py ../EMANet* --classes        and a table with the IoU of each class, at the best and at the last step
+    python compare.py ../EMANet* --em             and how the EM unit clustered at the end of training
     python compare.py ../EMANet* --markdown       tables for a document
     python compare.py ../EMANet* --plot FILE.png  and the curves of loss and mIoU
 
@@ -28,10 +29,11 @@ from typing import NamedTuple
 from settings import UsageError, UserError, take_flags
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FLAGS = {'--classes': '', '--markdown': '', '--plot': 'FILE.png'}
+FLAGS = {'--classes': '', '--em': '', '--markdown': '', '--plot': 'FILE.png'}
 PLACES = 'NAME', 'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'SAVE_DIR', 'CHECKPOINT', 'NUM_WORKERS', 'DEVICES'  # where a run is, not what it is
 DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError, NotImplementedError, zipfile.BadZipFile  # parsers raise these
-RIGHT = 'steps', 'last mIoU', 'images/s'  # columns of plain figures
+EM = 'em/entropy', 'em/bases_in_use', 'em/cosine'  # see network.EMAU.curves
+RIGHT = 'steps', 'last mIoU', 'images/s', *EM  # columns of plain figures
 
 
 class Run(NamedTuple):
@@ -110,6 +112,15 @@ def read_run(name, folder, tell):
         'best mIoU': percent(best.get('val/mIoU')) + (f' @ {best["step"]}' if best else ''), 'last mIoU': percent(last.get('val/mIoU')),
         'eval': percent(scores.get('mIoU')) + (f' ({", ".join(notes)})' if notes else ''),
         'images/s': f'{median(speeds):.1f}' if speeds else '-', 'hardware': ', '.join(str(x) for x in hardware if x) or '-'})
+
+
+def with_em(run):
+    """The Run with a column for each last curve of its EM unit; - for other heads and older logs."""
+    last = next((e for e in reversed(run.train) if EM[0] in e), {})
+    shown = {}
+    for key in EM:
+        shown[key] = '-' if number(last.get(key)) is None else f'{last[key]:.2f}'
+    return run._replace(results=run.results | shown)
 
 
 def run_folders(folder, tell):
@@ -242,6 +253,8 @@ def main():
         print(f'compare.py: {problem}', file=sys.stderr)
 
     runs, width = read_runs(folders, tell), shutil.get_terminal_size((150, 24)).columns
+    if '--em' in flags:
+        runs = [with_em(run) for run in runs]
     if runs:
         print(*overview(runs, width, '--markdown' in flags), sep='\n')
         if '--classes' in flags:

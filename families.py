@@ -9,12 +9,14 @@ class Family(NamedTuple):
     """Checkpoints of one code base.
 
     mark         pattern that some of their tensors' names begin with, and no other family's
+    unless       pattern of names of which one tells that it is another family after all
     rules        (pattern, replacement): the first whose pattern begins a name turns it into this project's
     conventions  what that code does and no shape tells: choices of {setting: value}, of which one must be in force
     """
     mark: str
     rules: list = []
     conventions: tuple = ()
+    unless: str = '$'
 
 
 def trunk_rules(prefix):
@@ -39,7 +41,13 @@ OFFICIAL = dict(FIRST_BLOCK='half', MULTI_GRID=(1, 2, 4), STRIDE_IN_1X1=False, U
 PLAIN = OFFICIAL | dict(MULTI_GRID=(1, 1, 1))
 FAMILIES = {
     OWN: Family(r'extractor\.', [], (OFFICIAL,)),
-    'ResNet trunk': Family(r'(conv1|bn1)\.', trunk_rules('')),
+    'ResNet trunk': Family(r'(conv1|bn1)\.', trunk_rules(''), unless=r'conv3\.'),
+    'semseg ResNet trunk': Family(r'conv3\.', [  # resnet50_v2.pth and its like: the deep stem under plain names
+        (r'conv1\.', 'extractor.0.0.'), (r'bn1\.', 'extractor.0.1.'),
+        (r'conv2\.', 'extractor.0.3.'), (r'bn2\.', 'extractor.0.4.'),
+        (r'conv3\.', 'extractor.0.6.'), (r'bn3\.', 'extractor.1.'),
+        *trunk_rules(''),
+    ]),
     'detectron2 EMANet': Family(r'sem_seg_head\.(reduced_conv|emau|predictor\.\d)|emau\.conv2\.norm', [
         *trunk_rules(r'backbone\.'),
         (r'sem_seg_head\.reduced_conv\.norm\.', 'fc0.bn.'),
@@ -112,7 +120,8 @@ FAMILIES = {
 
 def rename(state, path):
     """(family, state dict with this project's names), recognised by the names alone."""
-    marks = {name: next((k for k in state if re.match(family.mark, k)), None) for name, family in FAMILIES.items()}
+    marks = {name: next((k for k in state if re.match(family.mark, k)), None) for name, family in FAMILIES.items()
+             if not any(re.match(family.unless, k) for k in state)}
     found = {name: key for name, key in marks.items() if key}
     if not found:
         raise UserError(f'{path}: the names of its tensors ({", ".join(list(state)[:3])}, ...) belong to no family known here: {", ".join(FAMILIES)}')

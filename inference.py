@@ -20,6 +20,8 @@ class Protocol(NamedTuple):
     crop: tuple = None      # (height, width) of the windows; None = whole images
     rate: float = 2 / 3     # step from window to window, of their sides
     base: int = None        # long side of an image at scale 1; None = its own
+    short: int = None       # short side of an image at scale 1; None = its own
+    long: int = None        # with `short`: the long side is never longer than this times the scale; None = no limit
     average: str = 'prob'   # of views: probabilities, or logits
     grid: int = 1           # several scales are summed at every so-many-th pixel
     budget: int = 2 ** 20   # pixels that go through the network at once, if a single view has not more
@@ -28,6 +30,8 @@ class Protocol(NamedTuple):
 
     def __str__(self):
         views = [f'scale{"s" * (len(self.scales) > 1)} {", ".join(f"{s:g}" for s in self.scales)}' + f' of {self.base} pixels' * bool(self.base)]
+        if self.short:
+            views[0] += f' of {self.short} pixels on the short side' + (f', at most {self.long} on the long one' if self.long else '')
         views += ['mirror images'] * self.flip
         (h, w), rate = self.crop or (0, 0), self.rate
         views += [f'windows of {w}x{h} every {math.ceil(w * rate)}x{math.ceil(h * rate)}' if self.crop else 'whole images']
@@ -44,17 +48,25 @@ def protocol():
     s = settings
     if s.HEAD == 'psa' and s.PSA_COMPACT and s.sides(s.TEST_CROP or 0) != s.sides(s.CROP_SIZE):
         raise UsageError(f'PSA_COMPACT=True attends between the positions of a training crop alone: test in windows of that size, TEST_CROP={s.CROP_SIZE}')
-    return Protocol(s.TEST_SCALES, s.TEST_FLIP, s.TEST_CROP and s.sides(s.TEST_CROP), s.TEST_STRIDE_RATE, s.TEST_BASE_SIZE, s.TEST_AVERAGE,
+    return Protocol(s.TEST_SCALES, s.TEST_FLIP, s.TEST_CROP and s.sides(s.TEST_CROP), s.TEST_STRIDE_RATE, s.TEST_BASE_SIZE, s.TEST_SHORT_SIDE, s.TEST_LONG_SIDE, s.TEST_AVERAGE,
                     s.TEST_GRID, s.TEST_BATCH * math.prod(s.sides(s.CROP_SIZE)), s.STRIDE, s.UPSAMPLE)
 
 
 # ----------------------------------------------------------------------------------------------------------- geometry
 
 
-def scaled_size(h, w, scale, base=None):
-    """(height, width) of an image whose long side becomes scale * base pixels."""
-    long = round(scale * (base or max(h, w)))
-    return (long, max(1, round(long / h * w))) if h > w else (max(1, round(long / w * h)), long)
+def scaled_size(h, w, scale, base=None, short=None, long=None):
+    """(height, width) of an image whose long side becomes scale * base pixels (semseg's way).
+
+    With `short`, its short side becomes scale * short, or less where the long side would exceed scale * long (detectron2's way).
+    """
+    if short:
+        factor = short / min(h, w)
+        if long:
+            factor = min(factor, long / max(h, w))
+        return max(1, int(scale * factor * h + 0.5)), max(1, int(scale * factor * w + 0.5))
+    side = round(scale * (base or max(h, w)))
+    return (side, max(1, round(side / h * w))) if h > w else (max(1, round(side / w * h)), side)
 
 
 def windows(n, crop, rate):
@@ -85,6 +97,13 @@ def among_logits(at, n_logits, n_pixels, p):
 
 
 # ---------------------------------------------------------------------------------------------------------- inference
+
+
+def resize(x, size, antialias=False):
+    """Maps (b, c, h, w) -> (b, c, *size), bilinear with half-pixel centres; with `antialias` a smaller picture is smoothed, as Pillow does it."""
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=antialias)
 
 
 def look(net, image, at, mirrors, average, p):
@@ -137,20 +156,19 @@ def scores(net, image, p, single=None):
     several = len(p.scales) > 1 or p.flip
     grid, summed = p.grid if several else 1, p.average == 'prob' and (several or p.crop)
     average = (lambda x: x.softmax(1)) if summed else (lambda x: x)
-    resize = lambda x, size: x if x.shape[2:] == size else F.interpolate(x, size, mode='bilinear', align_corners=False)
     at = (cells(h, grid), cells(w, grid)) if grid > 1 else None
     image, total = net.normalise(image), 0
     for scale in p.scales:
-        size, mirrors = scaled_size(h, w, scale, p.base), (False, True)[:1 + p.flip]
+        size, mirrors = scaled_size(h, w, scale, p.base, p.short, p.long), (False, True)[:1 + p.flip]
         if min(size) < p.stride and scale < 1:
             raise UserError(f'scale {scale:g} of TEST_SCALES makes {size[1]}x{size[0]} pixels of an image of {w}x{h}, less than STRIDE = {p.stride}; '
-                            'leave it out, or raise TEST_BASE_SIZE')
+                            'leave it out, or raise TEST_BASE_SIZE or TEST_SHORT_SIDE')
         if single is not None and scale == 1 and not at and (size == (h, w) or p.crop):  # elsewhere its average is another one
             total = total + average(single)
             mirrors = mirrors[1:]
         if mirrors:
             there = at and [((a + 0.5) * (m / n) - 0.5).clamp(0, m - 1) for a, n, m in zip(at, (h, w), size)]
-            found = look(net, resize(image, size), there, mirrors, average, p)
+            found = look(net, resize(image, size, antialias=bool(p.short)), there, mirrors, average, p)  # detectron2 resizes by Pillow
             total = total + (found if at else resize(found, (h, w))) * len(mirrors)
     total = total / (len(p.scales) * (1 + p.flip)) if several else total
     total = total.clamp(min=1e-30).log() if summed else total

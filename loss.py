@@ -5,7 +5,7 @@ All compute in float32 at least. An image without a valid pixel has a sum and a 
     ignore   train id of void pixels
     weight   (n,) weights of the classes, or None: all 1
     average  'all': the count is h * w, void pixels included (the official loss); 'valid': the valid pixels, or with `weight` the sum of
-             their classes' weights
+             their classes' weights (OHEM: the hard pixels)
 """
 import statistics
 
@@ -38,20 +38,22 @@ def cross_entropy(logits, label, ignore, average, weight=None, smoothing=0.0):
     return loss.sum((1, 2)), divisor(label, ignore, average, weight, loss.dtype)
 
 
-def ohem(logits, label, ignore, threshold, keep, weight=None, smoothing=0.0):
+def ohem(logits, label, ignore, average, threshold, keep, weight=None, smoothing=0.0):
     """Cross entropy of the hard pixels alone: those whose true class has at most `threshold` probability p, and in any case the `keep`
-    valid ones of lowest p (all of them, if they are fewer; equals of the last one come along).
+    valid ones per image of lowest p (all of them, if they are fewer; equals of the last one come along).
 
     They are ranked over the images given, which in training are those that one device holds: the choice depends on how a batch is spread.
-    The count is the hard pixels. The form is that of mmsegmentation's OHEMPixelSampler.
+    With average 'all' this is mmsegmentation's OHEMPixelSampler, but that there a pixel is hard strictly below the threshold, and equals
+    of the last one are not; with 'valid' the count is the hard pixels, so that the loss does not fade as they become fewer.
     """
     loss = pixelwise(logits, label, ignore, weight, smoothing)
     with torch.no_grad():
         plain = loss if weight is None and not smoothing else pixelwise(logits, label, ignore)
         p = torch.exp(-plain)  # b h w, 1 where void
-        limit = p.flatten().topk(min(keep, p.numel()), largest=False, sorted=False).values.max().clamp(min=threshold)
+        limit = p.flatten().topk(min(keep * len(p), p.numel()), largest=False, sorted=False).values.max().clamp(min=threshold)
         hard = (label != ignore) & ~(p > limit)  # NaN is hard, so that it shows
-    return loss.masked_fill(~hard, 0).sum((1, 2)), hard.sum((1, 2)).to(loss.dtype)
+    count = hard.sum((1, 2)).to(loss.dtype) if average == 'valid' else divisor(label, ignore, average, weight, loss.dtype)
+    return loss.masked_fill(~hard, 0).sum((1, 2)), count
 
 
 def focal(logits, label, ignore, average, gamma, weight=None):

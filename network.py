@@ -321,7 +321,7 @@ def criterion():
     if s.LABEL_SMOOTHING and s.LOSS not in ('ce', 'ohem'):
         raise settings.UsageError(f'LABEL_SMOOTHING goes with LOSS=ce and LOSS=ohem, not with {s.LOSS}; set it to 0')
     named = {'ce': functools.partial(loss.cross_entropy, average=s.LOSS_AVG, smoothing=s.LABEL_SMOOTHING),
-             'ohem': functools.partial(loss.ohem, threshold=s.OHEM_THRESHOLD, keep=s.OHEM_KEEP, smoothing=s.LABEL_SMOOTHING),
+             'ohem': functools.partial(loss.ohem, average=s.LOSS_AVG, threshold=s.OHEM_THRESHOLD, keep=s.OHEM_KEEP, smoothing=s.LABEL_SMOOTHING),
              'focal': functools.partial(loss.focal, average=s.LOSS_AVG, gamma=s.FOCAL_GAMMA), 'dice': loss.dice}
     return functools.partial(named[s.LOSS], ignore=s.IGNORE_LABEL)
 
@@ -338,7 +338,7 @@ def build(head=None, n_layers=None, n_classes=None, weights=None):
     for name, value, fitting in (('STRIDE', s.STRIDE, trait(HEADS[head], 'strides')), ('N_LAYERS', n_layers, trait(HEADS[head], 'layers'))):
         if value not in fitting:
             raise settings.UsageError(f'HEAD={head} does not go with {name} = {value}; it takes {" or ".join(f"{name}={v}" for v in fitting)}')
-    norm = functools.partial(BatchNorm2d, momentum=s.BN_MOM)
+    norm = functools.partial(BatchNorm2d, momentum=settings.bn_momentum(settings.in_force()))
     trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, s.FIRST_BLOCK, s.STRIDE_IN_1X1, norm)
     module = None if head == 'ema' else make_head(head, trunk[1], n_classes, norm)
     extra = trait(module, 'extra_weights')

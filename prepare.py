@@ -81,7 +81,7 @@ ROOTS = {'voc': 'VOCdevkit/VOC2012'}  # folders under DATA_ROOT, where it is not
 CONVERT = {'voc': convert.trainaug, 'coco_panoptic': convert.panoptic, 'coco_voc': convert.coco_voc, 'pascal_context': convert.context,
            'nyuv2': convert.nyuv2}
 MODELS = 'https://hangzh.s3.amazonaws.com/encoding/models'
-DEEP = {'resnet50': 'resnet50-ebb6acbb', 'resnet101': 'resnet101-2a57e44d', 'resnet152': 'resnet152-0d43d698'}
+DEEP = {'resnet50': 'resnet50-ebb6acbb', 'resnet50-25c4b509': 'resnet50-25c4b509', 'resnet101': 'resnet101-2a57e44d', 'resnet152': 'resnet152-0d43d698'}
 PLAIN = [f'torchvision-resnet{n}' for n in (18, 34, 50, 101, 152)]
 
 

@@ -34,6 +34,7 @@ NUM_WORKERS = 4                   # loader processes per training process; 0 = l
 SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image; see SCALE_MODE
 SCALE_MODE: Literal['choice', 'range'] = 'choice'  # one of SCALES or SHORT_SIDE, or anything between first and last
 ROTATE = 0.0                      # degrees, at most, either way
+ROTATE_PROB = 1.0                 # probability of a rotation (semseg: 0.5)
 CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
 CAT_MAX_RATIO = 1.0               # a crop of which one class fills more than this share is drawn again, at most ten times; 1 = never
 SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of crops, the short side one of these; padded to each other, padding is void
@@ -48,11 +49,11 @@ N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
 STEM: Literal['deep', 'plain'] = 'deep'  # three 3x3 convolutions, or one 7x7 (torchvision's)
 STRIDE: Literal[8, 16, 32] = 8    # input pixels per pixel of the trunk's output
 MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; with FIRST_BLOCK='half' not of the first one
-FIRST_BLOCK: Literal['half', 'layer4', 'all'] = 'half'  # of dilated stages: half the dilation, the full one in layer4, or in layer3 too
+FIRST_BLOCK: Literal['half', 'split', 'layer4', 'all'] = 'half'  # of dilated stages: half the dilation; in basic blocks half, then full (GluonCV); full in layer4; in layer3 too
 STRIDE_IN_1X1 = False             # bottlenecks are strided in their first 1x1 convolution, as the detectron2 DANet's; else in the 3x3
 PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # trunk weights: a file, 'torchvision' (fetched), '' = from scratch
 INIT = ''                         # another segmentation checkpoint to start from; what fits is loaded
-BN_MOM = 3e-4                     # weight of the new batch; short runs from scratch need 0.1
+BN_MOM: float | None = None       # weight of the new batch; None = the paper's 3e-4 from trunk weights or INIT, 0.1 from scratch
 DROPOUT = 0.1                     # probability of dropping a channel before the classifier
 AUX_WEIGHT = 0.0                  # weight of the loss of a second head on layer3; 0 = no such head
 EXTRA_WEIGHTS: tuple[float, ...] | None = None  # of the losses of the head's own further outputs, in order; None = those it was published with
@@ -76,12 +77,14 @@ PSA_SOFTMAX = True                # of the attention, over the positions it gath
 DANET_D2 = False                  # True = the detectron2 version: attention without parameters, one output
 DEEPLABV3_PAPER = False           # True = the classifier directly after the pyramid, rates 12, 24, 36
 DEEPLABV3_RATES: tuple[int, ...] | None = None  # dilations of the pyramid; None = those of DEEPLABV3_PAPER
+DEEPLABV3PLUS_RATES: tuple[int, ...] = (12, 24, 36)  # dilations of the pyramid; the paper has 6, 12, 18 at stride 16
 
 # ---- optimisation
 BATCH_SIZE = 16                   # images per step, over all devices and accumulation
 ACCUMULATE = 1                    # parts a batch is cut into, one after the other on the device
 ITER_MAX = 30000                  # steps
 LR = 9e-3
+LR_MIN = 0.0                      # the rate falls towards this (mmsegmentation: 1e-4)
 LR_MOM = 0.9                      # momentum of SGD
 WEIGHT_DECAY = 1e-4
 DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
@@ -94,11 +97,11 @@ LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate f
 WARMUP = 0                        # steps of linear warm-up from a thousandth
 LOSS: Literal['ce', 'ohem', 'focal', 'dice'] = 'ce'  # cross entropy, that of the hard pixels, focal, dice; loss.py has the formulas
 OHEM_THRESHOLD = 0.7              # hard: the true class has at most this probability
-OHEM_KEEP = 100_000               # pixels at least that count as hard, per device
+OHEM_KEEP = 100_000               # pixels per image that count as hard, at least; ranked over the images of a device
 FOCAL_GAMMA = 2.0
 LABEL_SMOOTHING = 0.0             # share of the target spread over all classes; LOSS 'ce' and 'ohem'
 CLASS_WEIGHTS: Literal['', 'median_freq'] | tuple[float, ...] = ''  # of the loss; 'median_freq' = counted in TRAIN_SPLIT at the start
-LOSS_AVG: Literal['all', 'valid'] = 'all'  # 'ce' and 'focal' are divided by all pixels (official), or by those not void
+LOSS_AVG: Literal['all', 'valid'] = 'all'  # 'ce', 'focal' and 'ohem' are divided by all pixels (official), or by those not void ('ohem': by the hard ones)
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # 'auto' = bf16 where the device computes in it
 COMPILE = False                   # torch.compile of the training step: minutes to start, then faster on GPUs
 
@@ -115,6 +118,8 @@ TEST_FLIP = False                 # mirror images, too
 TEST_CROP: int | tuple[int, int] | None = None  # pixels: sliding windows of this side, or (height, width); None = whole images
 TEST_STRIDE_RATE = 2 / 3          # step from window to window, of their side
 TEST_BASE_SIZE: int | None = None  # pixels: long side of an image at scale 1; None = as it is
+TEST_SHORT_SIDE: int | None = None  # pixels: short side of an image at scale 1, as detectron2 tests; None = as it is
+TEST_LONG_SIDE: int | None = None  # pixels: with TEST_SHORT_SIDE, the long side is never longer; None = no limit
 TEST_AVERAGE: Literal['prob', 'logit'] = 'prob'  # what is averaged over scales, mirror images and windows
 TEST_GRID = 1                     # several scales are summed at every so-many-th pixel, then enlarged: cheaper, but 1 alone is exact
 TEST_BATCH = 4                    # crops (CROP_SIZE) whose pixels go through the network at once: bounds memory
@@ -122,19 +127,19 @@ SAVE_DIR = ''                     # folder for index and colour pictures, overla
 
 # Settings that a run may change when it resumes.
 FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT', 'LOG_DIR', 'MODEL_DIR',
-        'CHECKPOINT', 'TEST_MODE', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_STRIDE_RATE', 'TEST_BASE_SIZE', 'TEST_AVERAGE', 'TEST_GRID',
+        'CHECKPOINT', 'TEST_MODE', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_STRIDE_RATE', 'TEST_BASE_SIZE', 'TEST_SHORT_SIDE', 'TEST_LONG_SIDE', 'TEST_AVERAGE', 'TEST_GRID',
         'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
-    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), CROP_SIZE=(1, None),
+    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), ROTATE_PROB=(1e-9, 1), CROP_SIZE=(1, None),
     CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254),
     MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99), AUX_WEIGHT=(0, None), EXTRA_WEIGHTS=(0, None), HEAD_CHANNELS=(1, None),
     EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1), PSP_BINS=(1, None),
-    PSA_SHRINK=(1, None), PSA_MASK=(1, 513), DEEPLABV3_RATES=(1, None),
-    BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
+    PSA_SHRINK=(1, None), PSA_MASK=(1, 513), DEEPLABV3_RATES=(1, None), DEEPLABV3PLUS_RATES=(1, None),
+    BATCH_SIZE=(1, None), ACCUMULATE=(1, None), ITER_MAX=(1, None), LR=(0, None), LR_MIN=(0, None), LR_MOM=(0, 1), WEIGHT_DECAY=(0, None),
     OHEM_THRESHOLD=(0, 1), OHEM_KEEP=(1, None), FOCAL_GAMMA=(0, None), LABEL_SMOOTHING=(0, 0.99), CLASS_WEIGHTS=(0, None),
     BIAS_LR_MULT=(0, None), HEAD_LR_MULT=(0, None), LR_DECAY=(0, None), WARMUP=(0, None), ITER_LOG=(1, None), ITER_VAL=(0, None),
-    ITER_SAVE=(1, None), TEST_SCALES=(0.02, 100), TEST_CROP=(1, None), TEST_STRIDE_RATE=(0.01, 1), TEST_BASE_SIZE=(1, None), TEST_GRID=(1, 8),
+    ITER_SAVE=(1, None), TEST_SCALES=(0.02, 100), TEST_CROP=(1, None), TEST_STRIDE_RATE=(0.01, 1), TEST_BASE_SIZE=(1, None), TEST_SHORT_SIDE=(1, None), TEST_LONG_SIDE=(1, None), TEST_GRID=(1, 8),
     TEST_BATCH=(1, None), DEVICES=(0, None), SEED=(0, 2 ** 63 - 1), POLY_POWER=(0, None))
 
 
@@ -150,6 +155,18 @@ class UsageError(UserError):
 def in_force():
     """All settings as they stand: {name: plain value}."""
     return {name: value for name, value in globals().items() if name.isupper() and name not in ('FREE', 'RANGES')}
+
+
+def from_scratch(values):
+    """Whether a run with these settings {name: value} starts from random weights."""
+    return not values.get('PRETRAINED') and not values.get('INIT')
+
+
+def bn_momentum(values):
+    """The weight of the new batch in running statistics that settings {name: value} ask for: BN_MOM, where None follows from the start of the run."""
+    if values['BN_MOM'] is not None:
+        return values['BN_MOM']
+    return 0.1 if from_scratch(values) else 3e-4
 
 
 def sides(crop):
@@ -266,6 +283,12 @@ def override(argv):
     for name, crop in ('CROP_SIZE', CROP_SIZE), ('TEST_CROP', TEST_CROP or CROP_SIZE):
         if min(sides(crop)) < STRIDE:
             raise UsageError(f'{name} = {crop!r} is smaller than STRIDE = {STRIDE}: the trunk would have nothing left; take a larger one')
+    if TEST_SHORT_SIDE and TEST_BASE_SIZE:
+        raise UsageError(f'TEST_SHORT_SIDE = {TEST_SHORT_SIDE} and TEST_BASE_SIZE = {TEST_BASE_SIZE} both give the size of an image at scale 1; set one of them to None')
+    if TEST_LONG_SIDE and not TEST_SHORT_SIDE:
+        raise UsageError(f'TEST_LONG_SIDE = {TEST_LONG_SIDE} limits TEST_SHORT_SIDE, which is None; set that, or TEST_BASE_SIZE for the long side alone')
+    if LR_MIN > LR:
+        raise UsageError(f'LR_MIN = {LR_MIN} is larger than LR = {LR}, from which the rate falls towards it; lower it')
     if BATCH_SIZE % ACCUMULATE:
         raise UsageError(f'BATCH_SIZE = {BATCH_SIZE} cannot be cut into ACCUMULATE = {ACCUMULATE} equal parts; take a multiple')
     if not NAME:

@@ -33,11 +33,12 @@ def learning_rate(step):
     s, done = settings, step - 1
     if s.LR_POLICY == 'poly':
         at = step // s.LR_DECAY * s.LR_DECAY if s.LR_DECAY else done
-        rate = s.LR * (1 - at / s.ITER_MAX) ** s.POLY_POWER
+        left = (1 - at / s.ITER_MAX) ** s.POLY_POWER
     elif s.LR_POLICY == 'cosine':
-        rate = s.LR * 0.5 * (1 + math.cos(math.pi * done / s.ITER_MAX))
+        left = 0.5 * (1 + math.cos(math.pi * done / s.ITER_MAX))
     else:
-        rate = s.LR * 0.1 ** sum(done >= at for at in s.LR_STEPS)
+        left = 0.1 ** sum(done >= at for at in s.LR_STEPS)
+    rate = (s.LR - s.LR_MIN) * left + s.LR_MIN
     return rate * (1e-3 + (1 - 1e-3) * done / s.WARMUP if done < s.WARMUP else 1)
 
 
@@ -111,6 +112,17 @@ def check_finite(losses, step, data, batches):
             files = [data.pairs[batches.index(p)][0] for p in range((bad - 1) * batches.batch, bad * batches.batch)]
             raise UserError(f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
                             'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off')
+
+
+def warn_of_statistics(place):
+    """Prints one line if BN_MOM is too small for the running statistics of a run from scratch to leave their start behind."""
+    values = settings.in_force()
+    if values['BN_MOM'] is None or not settings.from_scratch(values):
+        return
+    left = (1 - values['BN_MOM']) ** values['ITER_MAX']
+    if left > 0.05:
+        place.say(f'warning: BN_MOM = {values["BN_MOM"]:g} from scratch: after ITER_MAX = {values["ITER_MAX"]} steps the running statistics are still '
+                  f'{100 * left:.0f} % their start, and evaluation will be far worse than training; BN_MOM=None takes 0.1')
 
 
 def warn_of_collapse(place, curves):
@@ -195,10 +207,12 @@ def main():
     half = place.amp()
     note = ''.join(f'; its makers have {d.usual} in {d.split}' for d in (data, val) if d and d.usual not in (None, len(d)))
     place.say(f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val) if val else 0} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}{note}\n'
-              f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters\n'
+              f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters; '
+              f'BN_MOM {settings.bn_momentum(s.in_force()):g}, {"from scratch" if settings.from_scratch(s.in_force()) else "from trained weights"}\n'
               f'batch {s.BATCH_SIZE} = {per_device} per device x {place.world * len(place.devices)} devices ({place.device.type}, {place.engine}) '
               f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs')
 
+    warn_of_statistics(place)
     stops = []
 
     def ask(number, frame):

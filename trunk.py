@@ -3,14 +3,14 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left)."""
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left); `second` is the dilation of the second one."""
     expansion = 1
 
-    def __init__(self, c_in, c, stride, dilation, norm):
+    def __init__(self, c_in, c, stride, dilation, second, norm):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c, 3, stride, dilation, dilation, bias=False)
         self.bn1 = norm(c)
-        self.conv2 = nn.Conv2d(c, c, 3, 1, dilation, dilation, bias=False)
+        self.conv2 = nn.Conv2d(c, c, 3, 1, second, second, bias=False)
         self.bn2 = norm(c)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(c_in, c, stride, norm)
@@ -21,10 +21,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut (figure 5 right), the stride on the 3x3 (resnet() can move it)."""
+    """1x1, 3x3, 1x1 and a shortcut (figure 5 right), the stride on the 3x3 (resnet() can move it); it has no `second` 3x3 to dilate."""
     expansion = 4
 
-    def __init__(self, c_in, c, stride, dilation, norm):
+    def __init__(self, c_in, c, stride, dilation, second, norm):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c, 1, bias=False)
         self.bn1 = norm(c)
@@ -52,19 +52,26 @@ RESNETS = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
 
 
 def dilations(stride, blocks, multi_grid, first='half'):
-    """(stride, dilation) of each block of layer1..4; in layer4 the grid multiplies the dilations.
+    """(stride, dilation, dilation of a basic block's second convolution) of each block of layer1..4; in layer4 the grid multiplies the dilations.
 
     first  the first block of a dilated stage has 'half': half the stage's dilation, without the grid (official EMANet, torchvision);
+           'split': the same, but a basic block's second convolution has the whole (GluonCV's ResNet-18 and 34);
            'layer4': in layer4 its full share (detectron2 EMANet, official DANet); 'all': in layer3 too (semseg, detectron2 DANet).
     """
-    plan = [[(1, 1)] * blocks[0], [(2, 1)] + [(1, 1)] * (blocks[1] - 1)]
+    plan = [[(1, 1, 1)] * blocks[0], [(2, 1, 1)] + [(1, 1, 1)] * (blocks[1] - 1)]
     dilation = 1
-    for strided, n, grid, full in ((16, blocks[2], (1,), first == 'all'), (32, blocks[3], multi_grid, first != 'half')):
+    for strided, n, grid, full in ((16, blocks[2], (1,), first == 'all'), (32, blocks[3], multi_grid, first in ('layer4', 'all'))):
         if stride >= strided:
-            plan.append([(2, 1)] + [(1, 1)] * (n - 1))
-        else:
-            dilation *= 2
-            plan.append([(1, dilation * grid[i % len(grid)] if i or full else dilation // 2) for i in range(n)])
+            plan.append([(2, 1, 1)] + [(1, 1, 1)] * (n - 1))
+            continue
+        dilation *= 2
+        stage = []
+        for i in range(n):
+            d = dilation * grid[i % len(grid)]
+            stage.append((1, d, d))
+        if not full:
+            stage[0] = (1, dilation // 2, dilation if first == 'split' else dilation // 2)
+        plan.append(stage)
     return plan
 
 
@@ -83,8 +90,8 @@ def resnet(n_layers, stem, stride, multi_grid, first, in_1x1, norm):
     widths = []
     for i, plan in enumerate(dilations(stride, blocks, multi_grid, first)):
         stage = []
-        for s, d in plan:
-            stage.append(block(c_in, 64 * 2 ** i, s, d, norm))
+        for s, d, second in plan:
+            stage.append(block(c_in, 64 * 2 ** i, s, d, second, norm))
             c_in = 64 * 2 ** i * block.expansion
         layers.append(nn.Sequential(*stage))
         widths.append(c_in)

@@ -3,7 +3,8 @@
 MXNetSeg's form: scales 1 and 1/2, one trunk (its batch norm statistics move twice a step), one scoring head.
 Departures from the paper: a ResNet instead of VGG; features of the half scale are resized, not their scores; a sigmoid, which is the
 softmax over two scales; extra supervision of each scale by a head of its own. Dropout before the classifier is of whole channels.
-The two heads are HEAD_CHANNELS wide, there 256.
+From MXNetSeg: the half size is at least one pixel; the auxiliary heads, and the scoring one, are HEAD_CHANNELS wide (there 256);
+it states no weight for them, so they have the paper's 1.
 """
 import torch
 import torch.nn.functional as F

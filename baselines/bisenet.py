@@ -1,9 +1,9 @@
 """BiSeNet (Yu et al., ECCV 2018, section 3): a shallow path that keeps detail, a small trunk for context, and gates that join them.
 
-MXNetSeg's form. Departures from the paper: batch norm on the 1x1s of the fusion's gate; a 3x3 before
-each attention refinement; the context maps are summed at once instead of step by step. From both: the
-auxiliary heads are as wide as HEAD_CHANNELS has it; dropout of channels before the
-classifier (DROPOUT = 0: none, as there).
+MXNetSeg's form. Departures from the paper: ResNet-18 or 34 alone (no Xception39); batch norm and ReLU on the 1x1s of the fusion's gate; a 3x3
+before each attention refinement; the context maps are summed at once instead of step by step, all at stride 8; a 3x3 before the classifier.
+From both: all heads are HEAD_CHANNELS wide (MXNetSeg: 256); dropout of channels before the main classifier (DROPOUT = 0: none, as there).
+MXNetSeg states no weights for the auxiliary heads; they have the paper's 1. Bilinear resizes are align_corners.
 """
 import torch
 from torch import nn

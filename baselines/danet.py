@@ -5,8 +5,8 @@ Official: 3x3, attention, 3x3 in each stream; classifiers on the sum and on each
 code from the paper: the channel attention is a softmax over (row's maximum - energy). Its trunk: FIRST_BLOCK='layer4' with
 MULTI_GRID=(1, 2, 4) as released (layer4 dilated by 4, 8, 16), or 'half' with (1, 1, 1). Its trainer takes two of the three outputs and fails.
 `d2`, the detectron2 version (leftthomas/DANet): 3x3 with group norm, attention without parameters (no gamma; plain energies), one classifier.
-It takes no DROPOUT. Its trunk: FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True; UPSAMPLE='crop', CHANNELS='bgr', STD=(1/255,) * 3.
-HEAD_CHANNELS is the streams' width, 512 in the paper.
+It takes no DROPOUT; its convolutions start normal by fan out (c2_msra), the bias at 0. Its trunk: FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True; UPSAMPLE='crop', CHANNELS='bgr', STD=(1/255,) * 3.
+HEAD_CHANNELS is the streams' width: 512 in the paper, 64 in the detectron2 version.
 """
 import math
 
@@ -87,6 +87,11 @@ class DANet(nn.Module):
             self.channel.append(ConvBNReLU(channels, channels, 3, norm))
             self.aux = nn.ModuleList([classifier(), classifier()])
         self.out = classifier()
+        if d2:
+            for m in self.modules():
+                if isinstance(m, nn.Conv2d):
+                    nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.zeros_(self.out[1].bias)
 
     def forward(self, c1, c2, c3, c4):
         streams = self.position(c4), self.channel(c4)

@@ -1,6 +1,7 @@
 """DeepLabv3+ (Chen, Zhu, Papandreou, Schroff, Adam, ECCV 2018, section 3): DeepLabv3's pyramid, refined by the trunk's first map.
 
-MXNetSeg's form. Departures from the paper: full convolutions where the paper's are depthwise separable, a ResNet instead of Xception,
+MXNetSeg's form, with rates 12, 24, 36 whatever the trunk's stride; the paper has them at stride 8 and 6, 12, 18 at stride 16, its usual one
+(DEEPLABV3PLUS_RATES). Departures from the paper: full convolutions where the paper's are depthwise separable, a ResNet instead of Xception,
 3x3 (paper: 1x1) to 48 on the first map, dropout in pyramid and decoder (of elements; the last one of channels).
 """
 import torch

@@ -1,8 +1,9 @@
 """PSANet (Zhao, Zhang, Liu, Shi, Loy, Lin, Jia, ECCV 2018, section 3): each position predicts how much it takes from, or gives to, each other one.
 
 semseg's layers. The paper's over-complete map (section 3.3) is re-indexed by one gather; no extension to compile.
-Departures from semseg: any image size works, but for `compact`; its normalisation factor, which is 1, is left out; the 3x3 before the classifier
-is HEAD_CHANNELS wide (there 512); the trunk of its models is FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1).
+Departures from semseg: any image size works, but for `compact`; the 3x3 before the classifier is HEAD_CHANNELS wide (there 512); there is no
+normalisation factor: semseg divides the attended map by `normalization_factor`, which its settings have at 1.0 (there None means the mask's area),
+so the weights of `proj` of a file trained with another factor must be divided by it. The trunk of its models is FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1).
 """
 import torch
 import torch.nn.functional as F

@@ -9,6 +9,7 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests')]
 torch.set_num_threads(1)
 
 import helpers  # noqa: E402
+import launch  # noqa: E402
 import shapes  # noqa: E402
 
 
@@ -16,6 +17,12 @@ import shapes  # noqa: E402
 def settings_restored():
     with helpers.settings_kept():
         yield
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back(monkeypatch):
+    """train.main() in the test process would keep all the memory that one test ever used."""
+    monkeypatch.setattr(launch, 'keep_heap', lambda: None)
 
 
 @pytest.fixture

@@ -154,9 +154,9 @@ def test_padding_is_no_share(values):
 def test_the_image_is_resized_once(monkeypatch):
     calls = {'resize_crop': 0, 'nearest_crop': 0}
     for name in calls:
-        def counted(*args, name=name, kept=getattr(augment, name)):
+        def counted(*args, name=name, kept=getattr(augment, name), **more):
             calls[name] += 1
-            return kept(*args)
+            return kept(*args, **more)
         monkeypatch.setattr(augment, name, counted)
     sample(*plain(64, 64), SCALES=(1.5,), CROP_SIZE=16, CAT_MAX_RATIO=0.5)
     assert calls == {'resize_crop': 1, 'nearest_crop': 11}
@@ -183,3 +183,41 @@ def test_sample_follows_from_the_generator(values):
     assert all((a == b).all() for a, b in zip(first, again)) and not (first[1].shape == other[1].shape and (first[1] == other[1]).all())
     put(CAT_MAX_RATIO=1.0, SHORT_SIDE=None)
     assert Augment().cat_max_ratio == 1 and Augment().short_side is None
+
+
+# ------------------------------------------------------------------------------------------------------------- rotation
+
+
+def angles(positions=400, **values):
+    put(**dict(ROTATE=10.0) | values)
+    augmentation = Augment()
+    return [augmentation.degrees(np.random.default_rng((0, p, 1)).random(8)[3]) for p in range(positions)]
+
+
+def test_rotation_happens_with_its_probability():
+    """semseg rotates every other picture, by up to ten degrees either way."""
+    found = angles(ROTATE_PROB=0.5)
+    turned = [a for a in found if a is not None]
+    assert 160 < len(turned) < 240 and min(turned) < -9 and max(turned) > 9 and max(map(abs, turned)) <= 10 and abs(np.mean(turned)) < 1
+    always = angles(ROTATE_PROB=1.0)
+    assert None not in always and min(always) < -9 and max(always) > 9
+    assert angles(10, ROTATE=0.0) == [None] * 10
+
+
+def test_a_picture_that_is_not_turned_is_the_one_without_rotation():
+    image, label = colour_of(blocks(90, 120, seed=3)), blocks(90, 120, seed=3)
+    same = 0
+    for position in range(20):
+        plain_one, other = (sample(image, label, position, CROP_SIZE=64, **values) for values in (dict(ROTATE=0.0), dict(ROTATE=10.0, ROTATE_PROB=0.5)))
+        same += (plain_one[0] == other[0]).all() and (plain_one[1] == other[1]).all()
+    assert 3 < same < 17
+
+
+def test_whole_images_are_made_smaller_smoothly():
+    """Stripes of one pixel become grey, not stripes of another width."""
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:, ::2] = 254
+    found, _ = sample(stripes, np.zeros((64, 96), np.uint8), SHORT_SIDE=(24,))
+    assert found.shape == (24, 36, 3) and np.abs(found.astype(int) - 127).max() < 64
+    crop, _ = sample(stripes, np.zeros((64, 96), np.uint8), SHORT_SIDE=None, CROP_SIZE=(24, 36), SCALES=(0.375,))
+    assert np.abs(crop.astype(int) - 127).max() > 80

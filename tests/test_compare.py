@@ -95,6 +95,18 @@ def test_table_as_a_user_sees_it(tmp_path):
         'TMP/slow  0.01  network.py  60 / 500  61.23 @ 60      61.23  -          80.0  -')]
 
 
+def test_em_columns(tmp_path):
+    """The last curves of the unit, where --em asks for them."""
+    curves = [{'em/entropy': 0.9, 'em/bases_in_use': 12.0, 'em/cosine': 0.8}, {'em/entropy': 0.512, 'em/bases_in_use': 31.87, 'em/cosine': float('nan')}]
+    make_run(tmp_path / 'ema', [train(20) | curves[0], train(40) | curves[1], val(40, 0.6)])
+    make_run(tmp_path / 'fcn', [train(40), val(40, 0.7)], HEAD='fcn')
+    plain, shown = (run(tmp_path / 'ema', tmp_path / 'fcn', *flags) for flags in ([], ['--em']))
+    assert 'em/' not in plain.stdout and shown.returncode == 0
+    head, *lines = shown.stdout.splitlines()
+    assert head.split()[-3:] == ['em/entropy', 'em/bases_in_use', 'em/cosine']
+    assert [line.split()[-3:] for line in lines] == [['-', '-', '-'], ['0.51', '31.87', '-']]
+
+
 def test_starts_without_the_heavy_modules():
     script = 'import sys, compare; print(sorted({"torch", "numpy", "matplotlib", "cv2", "launch", "dataset", "network", "train"} & set(sys.modules)))'
     assert subprocess.check_output([sys.executable, '-c', script], cwd=ROOT, text=True) == '[]\n'
@@ -365,7 +377,7 @@ def test_plot_without_matplotlib(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('args, said', [
     (['--clases'], '--clases: there is no such flag; did you mean --classes?'), (['--markdwn=1'], 'did you mean --markdown?'),
-    (['--x'], '--x: there is no such flag; there are --classes'), (['--plot'], '--plot FILE.png'), (['--plot', '--markdown'], '--plot FILE.png'),
+    (['--zzzzz'], '--zzzzz: there is no such flag; there are --classes, --em'), (['--plot'], '--plot FILE.png'), (['--plot', '--markdown'], '--plot FILE.png'),
     (['--plot='], '--plot FILE.png'), (['--plot', 'x.pdf'], '--plot FILE.png'), (['--classes=3'], '--classes takes no value')])
 def test_wrong_usage(args, said, monkeypatch):
     with pytest.raises(UsageError) as e:

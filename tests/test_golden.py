@@ -1,5 +1,8 @@
 """Numbers of the original implementations (tests/golden, made from recipe.py): trunk, unit, network, training, rates, scores, batch norm."""
 import functools
+import json
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -91,6 +94,37 @@ def test_network(name, tmp_path):
         picture = recipe.image_u8(*(pipeline['image'][k] for k in ('h', 'w', 'seed')))
         logits = F.interpolate(net(dataset.as_tensor(picture)[None]), (pipeline['height'], pipeline['width']), mode='bilinear', align_corners=False)
         assert_close(logits[0, :, ::4, ::4], want['pipeline'], rel, 'pipeline')
+
+
+def gluon_name(key):
+    """The name here of a tensor in a file of MXNetSeg's FCN."""
+    rules = [('conv1.', 'extractor.0.'), ('bn1.', 'extractor.1.'), *((f'layer{i}.', f'extractor.{i + 3}.') for i in range(1, 5)),
+             ('head.conv1.', 'head.out.0.'), ('head.conv2.', 'head.out.2.'), ('aux_head.conv1.', 'aux.0.'), ('aux_head.conv2.', 'aux.2.')]
+    there, here = next(rule for rule in rules if key.startswith(rule[0]))
+    return here + key.removeprefix(there).replace('gamma', 'weight').replace('beta', 'bias')
+
+
+@pytest.mark.parametrize('first', ['split', 'half'])
+@torch.no_grad()
+def test_dilated_resnet18_of_gluoncv(first):
+    """MXNetSeg's FCN-R18 at stride 8: half, then full dilation in the first block of a dilated stage; 'half' is another network."""
+    meta, want = gold('mx_fcn_r18_s8_97x97')
+    put(HEAD='fcn', N_LAYERS=18, STEM='plain', PRETRAINED='', MULTI_GRID=(1, 1, 1), FIRST_BLOCK=first, AUX_WEIGHT=0.4)
+    net = network.build(n_classes=meta['args']['classes']).eval()
+    weights = {}
+    for key, shape in meta['keys'].items():
+        made_from = key.replace('gamma', 'weight').replace('beta', 'bias')
+        weights[gluon_name(key)] = torch.as_tensor(recipe.tensor(made_from, shape))
+    lacking = net.load_state_dict(weights, strict=False)
+    assert not lacking.unexpected_keys and all(k.endswith('num_batches_tracked') for k in lacking.missing_keys)
+    image = meta['args']['input']
+    logits = net(recipe.image(image['h'], image['w'], image['seed']))
+    agree = (logits.argmax(1).numpy() == want['argmax']).mean()
+    if first == 'split':
+        assert_close(logits[:, :, ::3, ::3], want['logits'], meta['tolerance']['rel_to_max'], 'logits')
+        assert agree >= meta['tolerance']['argmax_agreement']
+    else:
+        assert agree < 0.99
 
 
 def test_state_dict_has_the_official_keys():
@@ -202,55 +236,33 @@ def test_head_of_the_detectron2_danet(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def two_steps():
-    """Two optimisation steps in float64, as train.py makes them: everything that the reference kept of them."""
+def first_step():
+    """Loss, bases and gradients of the reference's first batch, in float64; the loss in float32 too."""
     meta, want = gold('emanet_train_r50_s8_2x97x97')
     steps, (n, h, w) = meta['args']['two_steps'], (2, 97, 97)
-    got = dict(step_loss=[], mu_buffer=[])
     with helpers.settings_kept():
-        put(DROPOUT=0.0, LR=steps['lr'], WEIGHT_DECAY=steps['weight_decay_conv_weight'], BN_MOM=steps['bn_mom'], EM_MOM=steps['em_mom'])
+        put(DROPOUT=0.0, BN_MOM=steps['bn_mom'])
         net = network.build(n_layers=50, n_classes=21)
-        weights = recipe.weights(meta['keys'])
-        net.load_state_dict(weights)
-        net.train()
-        label = recipe.labels(n, h, w, 21, steps['label_seeds'][0])
+        net.load_state_dict(recipe.weights(meta['keys']))
+        image, label = recipe.batch(n, h, w, steps['input_seeds'][0]), recipe.labels(n, h, w, 21, steps['label_seeds'][0])
         with torch.no_grad():
-            total, count, _ = net(recipe.batch(n, h, w, steps['input_seeds'][0]), label)
-        got['loss_float32'] = total / count
-        net.load_state_dict(weights)
-        net.double()
-        optimizer = torch.optim.SGD(train.param_groups(net), lr=steps['lr'], momentum=steps['momentum'])
-        for step, (image_seed, label_seed) in enumerate(zip(steps['input_seeds'], steps['label_seeds']), 1):
-            for group in optimizer.param_groups:
-                group['lr'] = train.learning_rate(step) * group['lr_mult']
-            total, count, mu = net(recipe.batch(n, h, w, image_seed).double(), recipe.labels(n, h, w, 21, label_seed))
-            loss = total / count
-            optimizer.zero_grad()
-            loss.mean().backward()
-            if step == 1:
-                modules = dict(net.named_modules())
-                got |= dict(loss=loss.detach(), mu=mu[:, ::4],
-                            grad_norm={k: None if p.grad is None else p.grad.norm().item() for k, p in net.named_parameters()},
-                            bn_running=torch.stack([torch.stack([modules[k].running_mean[:16], modules[k].running_var[:16]])
-                                                    for k in meta['bn_names']]))
-            optimizer.step()
-            net.update_bases(mu.detach().mean(0))
-            got['step_loss'].append(loss.mean().item())
-            got['mu_buffer'].append(net.emau.mu[0, ::4].numpy().copy())
-    params = dict(net.named_parameters())
-    got['param_head'] = torch.stack([params[k].detach().flatten()[:8] for k in meta['param_names']])
-    got['param_delta_norm'] = [(params[k].detach() - weights[k]).norm().item() for k in meta['param_names']]
+            total, count, _ = net.train()(image, label)
+        got = dict(loss_float32=total / count)
+        total, count, mu = net.double()(image.double(), label)
+        (total / count).mean().backward()
+    got |= dict(loss=(total / count).detach(), mu=mu[:, ::4],
+                grad_norm={k: None if p.grad is None else p.grad.norm().item() for k, p in net.named_parameters()})
     return meta, want, got
 
 
-@pytest.mark.parametrize('key', ['loss', 'mu', 'bn_running', 'step_loss', 'mu_buffer', 'param_head', 'param_delta_norm'])
-def test_training(two_steps, key):
-    meta, want, got = two_steps
+@pytest.mark.parametrize('key', ['loss', 'mu'])
+def test_first_step(first_step, key):
+    meta, want, got = first_step
     assert_close(got[key], want[key], meta['tolerance']['rel_to_max'], key)
 
 
-def test_training_gradients(two_steps):
-    meta, want, got = two_steps
+def test_gradients_of_the_first_step(first_step):
+    meta, want, got = first_step
     assert list(got['grad_norm']) == meta['grad_names']
     for (key, norm), wanted in zip(got['grad_norm'].items(), want['grad_norm']):
         assert (norm is None) == np.isnan(wanted), key
@@ -258,9 +270,66 @@ def test_training_gradients(two_steps):
     assert got['grad_norm']['emau.conv1.weight'] is None
 
 
-def test_training_loss_in_float32(two_steps):
-    meta, want, got = two_steps
+def test_loss_in_float32(first_step):
+    meta, want, got = first_step
     np.testing.assert_allclose(got['loss_float32'], want['loss_float32'], rtol=meta['tolerance']['loss_float32_rel'])
+
+
+class TwoBatches:
+    """What train.main() asks of a data set; its loader is the reference's two batches, of which a process gets its share."""
+    split, root, usual, labelled = 'trainaug', 'the reference', None, True
+
+    def __init__(self, split, train):
+        pass
+
+    def __len__(self):
+        return 2
+
+    def check(self, count=16):
+        pass
+
+    def batches(self, steps, rank, world):
+        for image_seed, label_seed in zip(steps['input_seeds'], steps['label_seeds'], strict=True):
+            image, label = recipe.batch(2, 97, 97, image_seed).double(), recipe.labels(2, 97, 97, 21, label_seed)
+            share = slice(2 * rank // world, 2 * (rank + 1) // world)
+            yield image[share], label[share]
+
+
+def main_process(rank, world, port, folder):
+    """train.main() as one of `world` processes, in float64, on the reference's batches, from a file in the official form."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    steps = gold('emanet_train_r50_s8_2x97x97')[0]['args']['two_steps']
+    dataset.Dataset = TwoBatches
+    dataset.train_loader = lambda data, batches, pin: data.batches(steps, rank, world)
+    put(NAME='golden', MODEL_DIR=folder, LOG_DIR=folder, DEVICES='cpu', AMP='off', N_LAYERS=50, PRETRAINED='', INIT=f'{folder}/official.pth', DROPOUT=0.0,
+        BATCH_SIZE=2, ITER_MAX=2, ITER_LOG=1, ITER_SAVE=1, ITER_VAL=0, LR=steps['lr'], LR_MOM=steps['momentum'],
+        WEIGHT_DECAY=steps['weight_decay_conv_weight'], BN_MOM=steps['bn_mom'], EM_MOM=steps['em_mom'])
+    assert train.main() is None
+
+
+@pytest.mark.parametrize('world', [1, 2])
+def test_the_loop_makes_the_two_steps_of_the_reference(world, tmp_path):
+    """Losses, parameters, statistics and bases that train.py itself leaves, in one process and in two."""
+    meta, want = gold('emanet_train_r50_s8_2x97x97')
+    weights, rel = recipe.weights(meta['keys']), meta['tolerance']['rel_to_max']
+    torch.save({'net': weights, 'step': 30000}, tmp_path / 'official.pth')
+    with socket.socket() as s:
+        s.bind(('localhost', 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(main_process, (world, port, str(tmp_path)), world)
+    with open(tmp_path / 'golden' / 'log.jsonl') as f:
+        lines = [json.loads(line) for line in f]
+    assert_close([line['loss'] for line in lines], want['step_loss'], rel, 'losses')
+    nets = [torch.load(tmp_path / 'golden' / f'{name}.pth')['net'] for name in ('step_1', 'final')]
+    assert_close(np.stack([net['emau.mu'][0, ::4].numpy() for net in nets]), want['mu_buffer'], rel, 'bases')
+    running = [torch.stack([nets[0][f'{name}.running_{what}'][:16] for what in ('mean', 'var')]) for name in meta['bn_names']]
+    assert_close(torch.stack(running), want['bn_running'], rel, 'running statistics')
+    moved = [nets[1][k] for k in meta['param_names']]
+    assert_close(torch.stack([p.flatten()[:8] for p in moved]), want['param_head'], rel, 'parameters')
+    deltas = [(p - weights[k]).norm().item() for k, p in zip(meta['param_names'], moved)]
+    assert_close(deltas, want['param_delta_norm'], rel, 'how far parameters moved')
 
 
 @pytest.mark.parametrize('name, values', [

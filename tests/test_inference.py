@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import dataset
 import eval as evaluation
@@ -120,6 +121,35 @@ def test_windows_cover(n, crop, rate):
     assert all(b - a <= math.ceil(crop * rate) for a, b in zip(starts, starts[1:]))
 
 
+@pytest.mark.parametrize('size, short, long, scale, wanted', [
+    ((480, 640), 800, 1333, 1, (800, 1067)), ((640, 480), 800, 1333, 1, (1067, 800)), ((375, 1242), 800, 1333, 1, (402, 1333)),
+    ((1024, 2048), 800, 960, 1, (480, 960)), ((1024, 2048), 1024, 2048, 1, (1024, 2048)), ((1024, 2048), 1024, 2048, 0.5, (512, 1024)),
+    ((427, 640), 800, None, 1, (800, 1199)), ((1, 3000), 800, 1333, 1, (1, 1333))])
+def test_sizes_by_the_short_side(size, short, long, scale, wanted):
+    """As detectron2's ResizeShortestEdge has them."""
+    assert inference.scaled_size(*size, scale, None, short, long) == wanted
+
+
+@pytest.mark.parametrize('short', [24, 60])
+@torch.no_grad()
+def test_the_short_side_resizes_as_pillow_does(short):
+    """The image as Pillow makes it smaller or larger; logits of the network, back to the image with half-pixel centres."""
+    small_net()
+    net = network.build().eval()
+    image = torch.from_numpy(np.array(recipe.image_u8(48, 72, 5))).permute(2, 0, 1)[None]
+    p = Protocol(short=short, long=200)
+    h, w = inference.scaled_size(48, 72, 1, None, short, 200)
+    resized = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((w, h), Image.Resampling.BILINEAR)
+    view = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
+    padded = F.pad(net.normalise(view), (0, (1 - w) % 8, 0, (1 - h) % 8))
+    wanted = F.interpolate(net(padded)[..., :h, :w], (48, 72), mode='bilinear', align_corners=False)
+    found = inference.scores(net, image, p)
+    assert_close(found, wanted, 0.03, 'logits')  # Pillow rounds to whole values
+    aliased = F.interpolate(image.float(), (h, w), mode='bilinear', align_corners=False)
+    smooth = inference.resize(image.float(), (h, w), antialias=True)
+    assert (smooth - view).abs().max() < 1.01 and ((aliased - view).abs().max() > 5) == (short < 48)
+
+
 @pytest.mark.parametrize('form', ['corners', 'centres', 'crop'])
 @torch.no_grad()
 def test_positions_are_those_of_the_network(form):
@@ -167,7 +197,8 @@ def many(tmp_path):
 
 PROTOCOLS = {'whole': Protocol(), 'windows': Protocol(crop=(33, 41)), 'scales': ALL._replace(scales=(0.75, 1.0, 1.5)),
              'scales without 1': ALL._replace(scales=(0.5, 1.25)), 'all': ALL._replace(crop=(33, 33), base=64), 'logits': ALL._replace(average='logit', scales=(1.0, 1.5)),
-             'base': ALL._replace(scales=(1.0, 1.5), base=64), 'grid': ALL._replace(grid=3, scales=(1.0, 1.5)), 'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0)}
+             'base': ALL._replace(scales=(1.0, 1.5), base=64), 'short': ALL._replace(scales=(1.0, 1.5), short=48, long=64),
+             'grid': ALL._replace(grid=3, scales=(1.0, 1.5)), 'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0)}
 
 
 @pytest.mark.parametrize('p', PROTOCOLS.values(), ids=PROTOCOLS)
@@ -189,7 +220,9 @@ def test_scale_1_beside_others_is_scale_1(many, p):
         image = data[0][0][None]
         with torch.no_grad():
             net = network.fold(net)
-            assert_close(*(inference.predict(net, image, p, b)[0] for b in (False, True)), 0.0, 'the view that is not computed again')
+            single = inference.scores(net, image, p.single())
+            again, reused = (inference.scores(net, image, p, known) for known in (None, single))
+            assert_close(reused.softmax(1), again.softmax(1), 1e-5, 'probabilities with the view that is not computed again')
 
 
 def test_every_image_is_in_the_sum_once(many):
@@ -232,9 +265,13 @@ def test_windows_larger_than_the_image():
 def test_the_protocol_is_what_settings_say():
     put(TEST_SCALES=(0.5, 1.0), TEST_FLIP=True, TEST_CROP=97, TEST_BASE_SIZE=512, TEST_AVERAGE='logit', TEST_GRID=4, TEST_BATCH=2, CROP_SIZE=(100, 50))
     p = inference.protocol()
-    assert p == Protocol((0.5, 1.0), True, (97, 97), 2 / 3, 512, 'logit', 4, 10000, 8, 'corners')
+    assert p == Protocol((0.5, 1.0), True, (97, 97), 2 / 3, 512, None, None, 'logit', 4, 10000, 8, 'corners')
     assert str(p) == ('views: scales 0.5, 1 of 512 pixels; mirror images; windows of 97x97 every 65x65; mean of logits; summed at every 4. pixel')
     assert str(p.single()._replace(crop=None, base=None)) == 'views: scale 1; whole images'
+    put(TEST_SCALES=(1.0,), TEST_FLIP=False, TEST_CROP=None, TEST_BASE_SIZE=None, TEST_GRID=1, TEST_SHORT_SIDE=800)
+    assert str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
+    put(TEST_LONG_SIDE=1333)
+    assert str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; whole images'
     put(HEAD='psa', PSA_COMPACT=True)
     with pytest.raises(settings.UsageError, match=r'TEST_CROP=\(100, 50\)'):
         inference.protocol()

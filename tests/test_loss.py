@@ -17,8 +17,8 @@ from settings import UsageError
 WEIGHT = [0.5, 2.0, 0.0, 1.25, 0.375]
 LOSSES = {'ce all': functools.partial(loss.cross_entropy, ignore=255, average='all'),
           'ce valid': functools.partial(loss.cross_entropy, ignore=255, average='valid', smoothing=0.2),
-          'ohem': functools.partial(loss.ohem, ignore=255, threshold=0.3, keep=9),
-          'ohem smooth': functools.partial(loss.ohem, ignore=255, threshold=0.1, keep=30, smoothing=0.2),
+          'ohem valid': functools.partial(loss.ohem, ignore=255, average='valid', threshold=0.3, keep=3),
+          'ohem all': functools.partial(loss.ohem, ignore=255, average='all', threshold=0.1, keep=10, smoothing=0.2),
           'focal all': functools.partial(loss.focal, ignore=255, average='all', gamma=2.0),
           'focal valid': functools.partial(loss.focal, ignore=255, average='valid', gamma=0.5), 'dice': functools.partial(loss.dice, ignore=255)}
 every_loss = pytest.mark.parametrize('form', LOSSES.values(), ids=list(LOSSES))
@@ -94,25 +94,39 @@ def hard_by_hand(logits, label, threshold, keep):
     return {n for n in np.argsort(p)[:keep]} | {n for n, value in enumerate(p) if value <= threshold}
 
 
+@either_average
 @pytest.mark.parametrize('threshold, keep, hard', [
-    (0.3, 1, None), (0.3, 5, None), (0.1, 20, 20), (0.0, 7, 7), (0.0, 36, 36), (0.0, 37, 36), (0.0, 72, 36), (0.0, 10 ** 6, 36), (1.0, 1, 36)])
+    (0.3, 1, None), (0.3, 2, None), (0.1, 7, 21), (0.0, 2, 6), (0.0, 12, 36), (0.0, 13, 36), (0.0, 24, 36), (0.0, 10 ** 6, 36), (1.0, 1, 36)])
 @pytest.mark.parametrize('smoothing', [0.0, 0.2])
 @with_weight
-def test_ohem(threshold, keep, hard, smoothing, weight):
-    """36 of 72 pixels are valid. The hard ones of both images are ranked together."""
+def test_ohem(average, threshold, keep, hard, smoothing, weight):
+    """36 of 72 pixels are valid. The hard ones of all three images are ranked together, `keep` times three at least."""
     logits, label = batch()
-    chosen = hard_by_hand(logits, label, threshold, keep)
+    chosen = hard_by_hand(logits, label, threshold, 3 * keep)
     assert len(chosen) == hard if hard else 5 < len(chosen) < 36
     pixels = [pixel for n, pixel in enumerate(valid_pixels(logits, label)) if n in chosen]
     sums = add_up((i, smoothed(truth, p, weight, smoothing)) for i, truth, p in pixels)
-    assert_same(loss.ohem(logits, label, 255, threshold, keep, tensor(weight), smoothing), sums, add_up((i, 1) for i, *_ in pixels))
+    counts = add_up((i, 1) for i, *_ in pixels) if average == 'valid' else [24] * 3
+    assert_same(loss.ohem(logits, label, 255, average, threshold, keep, tensor(weight), smoothing), sums, counts)
+
+
+def test_ohem_is_mmsegmentations_over_all_pixels():
+    """Its sampler written out: of the valid pixels those below the larger of threshold and the probability at place keep * images; mean over all."""
+    logits, label = batch()
+    flat = [(p[truth], -np.log(p[truth])) for _, truth, p in valid_pixels(logits, label)]
+    for threshold, keep in ((0.7, 2), (0.05, 4), (0.0, 1), (0.3, 100)):
+        limit = max(threshold, sorted(p for p, _ in flat)[min(3 * keep, len(flat) - 1)])
+        wanted = sum(value for p, value in flat if p < limit) / label.numel()
+        total, count = loss.ohem(logits, label, 255, 'all', threshold, keep)
+        slack = max(value for p, value in flat if p == max(q for q, _ in flat)) / label.numel()  # where all are kept, it leaves out the easiest
+        assert wanted - 1e-12 <= (total.sum() / count.sum()).item() <= wanted + (slack if keep == 100 else 0) + 1e-12
 
 
 def test_ohem_at_the_threshold_and_at_equals():
     """Probability 0.5 is at most 0.5; of equals all are kept."""
     logits, label = torch.zeros(1, 2, 1, 6).double(), torch.zeros(1, 1, 6, dtype=torch.uint8)
     logits[0, 0, 0, 4:] = 1
-    found = [loss.ohem(logits, label, 255, threshold, keep)[1].item() for threshold, keep in ((0.5, 1), (0.49, 2), (0.49, 5), (0.8, 1))]
+    found = [loss.ohem(logits, label, 255, 'valid', threshold, keep)[1].item() for threshold, keep in ((0.5, 1), (0.49, 2), (0.49, 5), (0.8, 1))]
     assert found == [4, 4, 6, 6]
 
 
@@ -121,13 +135,13 @@ def test_ohem_ranks_over_the_whole_batch():
     label[2] = 1
     logits[1] = 0
     logits[1, 0], label[1] = 9, 0  # easy
-    assert loss.ohem(logits, label, 255, 0.0, 36)[1].tolist() == [12, 0, 24]
+    assert loss.ohem(logits, label, 255, 'valid', 0.0, 12)[1].tolist() == [12, 0, 24]
 
 
 def test_ohem_does_not_hide_what_is_not_finite():
     logits, label = batch()
     logits[1, 2, 0, 0] = float('nan')
-    assert not loss.ohem(logits, label, 255, 0.0, 3)[0].isfinite().all()
+    assert not loss.ohem(logits, label, 255, 'valid', 0.0, 1)[0].isfinite().all()
 
 
 @either_average
@@ -306,10 +320,12 @@ def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
 CHOICES = [
     (dict(LOSS='ce', LOSS_AVG='valid', LABEL_SMOOTHING=0.1), functools.partial(loss.cross_entropy, average='valid', smoothing=0.1)),
     (dict(LOSS='ce', LOSS_AVG='all'), functools.partial(loss.cross_entropy, average='all')),
-    (dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=300, LABEL_SMOOTHING=0.1), functools.partial(loss.ohem, threshold=0.1, keep=300, smoothing=0.1)),
+    (dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100, LABEL_SMOOTHING=0.1, LOSS_AVG='valid'),
+     functools.partial(loss.ohem, average='valid', threshold=0.1, keep=100, smoothing=0.1)),
+    (dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100), functools.partial(loss.ohem, average='all', threshold=0.1, keep=100)),
     (dict(LOSS='focal', FOCAL_GAMMA=1.5, LOSS_AVG='valid'), functools.partial(loss.focal, gamma=1.5, average='valid')),
     (dict(LOSS='dice'), loss.dice)]
-choices = pytest.mark.parametrize('values, form', CHOICES, ids=[v['LOSS'] for v, _ in CHOICES])
+choices = pytest.mark.parametrize('values, form', CHOICES, ids=['ce valid', 'ce all', 'ohem valid', 'ohem all', 'focal', 'dice'])
 
 
 def images():

@@ -116,10 +116,15 @@ def test_stride_and_dilations(stride, layer3, layer4, size, fake):
 
 
 @pytest.mark.parametrize('first, stride, layer3, layer4', [
-    ('half', 8, [1, 2, 2], [2, 12, 20]), ('layer4', 8, [1, 2, 2], [4, 12, 20]), ('all', 8, [2, 2, 2], [4, 12, 20]),
+    ('half', 8, [1, 2, 2], [2, 12, 20]), ('split', 8, [1, 2, 2], [2, 12, 20]), ('layer4', 8, [1, 2, 2], [4, 12, 20]), ('all', 8, [2, 2, 2], [4, 12, 20]),
     ('half', 16, [1] * 3, [1, 6, 10]), ('layer4', 16, [1] * 3, [2, 6, 10]), ('all', 16, [1] * 3, [2, 6, 10]), ('all', 32, [1] * 3, [1] * 3)])
 def test_first_block_and_multi_grid(first, stride, layer3, layer4):
-    assert [[d for _, d in stage] for stage in network.dilations(stride, (3, 4, 3, 3), (1, 3, 5), first)[2:]] == [layer3, layer4]
+    plan = network.dilations(stride, (3, 4, 3, 3), (1, 3, 5), first)[2:]
+    assert [[d for _, d, _ in stage] for stage in plan] == [layer3, layer4]
+    if first == 'split':
+        assert [[second for *_, second in stage] for stage in plan] == [[2, 2, 2], [4, 12, 20]]
+    else:
+        assert all(second == d for stage in plan for _, d, second in stage)
 
 
 def test_stride_in_the_first_1x1(fake):

@@ -1,5 +1,6 @@
 """recipes/: each is read, named after what it trains, says only what differs from settings.py, and agrees with its origin."""
 import json
+import math
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import inference
 import network
 import settings
 import train
@@ -19,47 +21,82 @@ NAMES = sorted(f[:-3] for f in os.listdir(FOLDER) if f.endswith('.py'))
 OWN = ['camvid', 'camvid_quick', 'shapes']  # this project's own, without an origin
 SHORT = {'danet': 'da'}  # heads whose name in file names is another
 
-# What a recipe has from its origin.
-PAPER = dict(SCALES=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), SCALE_MODE='choice', ROTATE=0, BLUR=0, JITTER=0, CAT_MAX_RATIO=1, FLIP=0.5, STEM='deep',
-             STRIDE=8, MULTI_GRID=(1, 2, 4), BN_MOM=3e-4, EM_GRAD=False, LR_MOM=0.9, WEIGHT_DECAY=1e-4, DECAY='conv', BIAS_LR_MULT=2, HEAD_LR_MULT=1,
-             LR_POLICY='poly', POLY_POWER=0.9, LR_DECAY=10, WARMUP=0, LOSS='ce', LOSS_AVG='all')
+# What a recipe has from its origin. PAPER: the official code's settings.py and train.py. SHORT_RUN: this project's choice for small data sets.
+PAPER = dict(SCALES=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), SCALE_MODE='choice', ROTATE=0, ROTATE_PROB=1, BLUR=0, JITTER=0, CAT_MAX_RATIO=1, FLIP=0.5,
+             STEM='deep', STRIDE=8, MULTI_GRID=(1, 2, 4), FIRST_BLOCK='half', CHANNELS='rgb', UPSAMPLE='corners', BN_MOM=None, EM_GRAD=False, LR_MOM=0.9,
+             WEIGHT_DECAY=1e-4, DECAY='conv', BIAS_LR_MULT=2, HEAD_LR_MULT=1, LR_POLICY='poly', POLY_POWER=0.9, LR_DECAY=10, LR_MIN=0, WARMUP=0,
+             LOSS='ce', LOSS_AVG='all')
 SHORT_RUN = PAPER | dict(BN_MOM=0.1)
-D2 = PAPER | dict(EM_GRAD=True, BIAS_LR_MULT=1, LR_POLICY='cosine', WARMUP=1000, LOSS_AVG='valid')
-SEMSEG = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', ROTATE=10, BLUR=0.5, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, HEAD_LR_MULT=10,
-                      LR_DECAY=0, LOSS_AVG='valid')
+# leftthomas/EMANet: configs/base.yaml, ema/backbone.py (every block of layer4 has the full dilation), INPUT.FORMAT BGR; mean over the valid pixels
+D2 = PAPER | dict(FIRST_BLOCK='layer4', CHANNELS='bgr', EM_GRAD=True, BIAS_LR_MULT=1, LR_POLICY='cosine', WARMUP=1000, LOSS_AVG='valid')
+# semseg: tool/train.py and config/*/*.yaml; util/transform.py RandRotate with p=0.5; model/pspnet.py turns all of layer3 and layer4 to dilation 2 and 4
+SEMSEG = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', ROTATE=10, ROTATE_PROB=0.5, BLUR=0.5, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, HEAD_LR_MULT=10,
+                      LR_DECAY=0, LOSS_AVG='valid', FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)
+# mmsegmentation: avg_non_ignore=False in every config, so the mean is over all pixels; schedules end at min_lr=1e-4; align_corners False but for 769 crops
 TOOLBOX = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', JITTER=0.25, CAT_MAX_RATIO=0.75, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, LR_DECAY=0,
-                       LOSS_AVG='valid')  # mmsegmentation
-TRUNK = dict(FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)  # of semseg's networks and of the detectron2 DANet
-D2_DANET = PAPER | TRUNK | dict(STEM='plain', DANET_D2=True, UPSAMPLE='crop', BN_MOM=0.1, BIAS_LR_MULT=1, LR_POLICY='step', LR_STEPS=(18000,),
-                                WARMUP=1000, LOSS_AVG='valid')
+                       LR_MIN=1e-4, UPSAMPLE='centres')
+# leftthomas/DANet: configs; danet/head.py has CONVS_DIM 64
+D2_DANET = PAPER | dict(STEM='plain', FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=64, DANET_D2=True, UPSAMPLE='crop', BN_MOM=0.1,
+                        BIAS_LR_MULT=1, LR_POLICY='step', LR_STEPS=(18000,), WARMUP=1000, LOSS_AVG='valid')
 TOOLBOX_CITY = TOOLBOX | dict(WEIGHT_DECAY=5e-4)
+# its crops are 0.5 to 2 of a long side of 520, the images' own is 500
+TOOLBOX_CONTEXT = TOOLBOX | dict(SCALES=(0.52, 2.08), MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)
 
 # The recipes that users expect: origin; crop, or (shortest, longest) short side of whole images; batch, steps, rate, weight of the auxiliary loss.
-# semseg counts epochs, of as many whole batches as there are.
+# semseg counts epochs, of as many whole batches as there are; on Cityscapes its sampler fills 2,975 images up to 2,976.
 TABLE = {
     'voc_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
     'coco_voc_ema101': (PAPER, 513, 16, 150000, 9e-3, 0),
     'voc_ema101_coco': (PAPER, 513, 16, 30000, 9e-3, 0),
     'voc_ema101_trainval': (PAPER, 513, 16, 30000, 9e-3, 0),
     'voc_fcn101': (SEMSEG, 473, 16, 50 * (10582 // 16), 1e-2, 0.4),
-    'voc_psp101': (SEMSEG | TRUNK, 473, 16, 50 * (10582 // 16), 1e-2, 0.4),
-    'voc_psa101': (SEMSEG | TRUNK, 465, 16, 50 * (10582 // 16), 1e-2, 0.4),
-    'ade20k_psp101': (SEMSEG | TRUNK, 473, 16, 100 * (20210 // 16), 1e-2, 0.4),
-    'ade20k_psa101': (SEMSEG | TRUNK, 465, 16, 100 * (20210 // 16), 1e-2, 0.4),
-    'cityscapes_psp101': (SEMSEG | TRUNK, 713, 16, 200 * (2975 // 16), 1e-2, 0.4),
-    'cityscapes_psa101': (SEMSEG | TRUNK, 705, 16, 200 * (2975 // 16), 1e-2, 0.4),
+    'voc_psp101': (SEMSEG, 473, 16, 50 * (10582 // 16), 1e-2, 0.4),
+    'voc_psa101': (SEMSEG, 465, 16, 50 * (10582 // 16), 1e-2, 0.4),
+    'ade20k_psp101': (SEMSEG, 473, 16, 100 * (20210 // 16), 1e-2, 0.4),
+    'ade20k_psa101': (SEMSEG, 465, 16, 100 * (20210 // 16), 1e-2, 0.4),
+    'cityscapes_psp101': (SEMSEG, 713, 16, 200 * (2976 // 16), 1e-2, 0.4),
+    'cityscapes_psa101': (SEMSEG, 705, 16, 200 * (2976 // 16), 1e-2, 0.4),
     'cityscapes_da101_d2': (D2_DANET, [800, 960], 8, 24000, 1e-2, 0),
-    'pascal_context_psp101': (TOOLBOX | dict(MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512), 480, 16, 40000, 4e-3, 0.4),
+    'pascal_context_psp101': (TOOLBOX_CONTEXT, 480, 16, 40000, 4e-3, 0.4),
     'cityscapes_ema101': (TOOLBOX_CITY, (512, 1024), 8, 80000, 1e-2, 0.4),
-    'cityscapes_ema101_ohem': (TOOLBOX_CITY | dict(LOSS='ohem'), 769, 8, 80000, 1e-2, 0.4),
+    'cityscapes_ema101_ohem': (TOOLBOX_CITY | dict(LOSS='ohem', OHEM_KEEP=100000, OHEM_THRESHOLD=0.7, UPSAMPLE='corners'), 769, 8, 80000, 1e-2, 0.4),
     'cityscapes_ema101_s16_d2': (D2 | dict(STRIDE=16), [800, 1024], 16, 30000, 9e-3, 0),
     'coco_panoptic_ema101': (D2, [640, 800], 16, 30000, 9e-3, 0),
     'coco_panoptic_ema50': (D2, [640, 800], 16, 30000, 9e-3, 0),
     'coco_stuff_10k_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
     'pascal_context_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
-    'pascal_context_fcn101': (TOOLBOX, 480, 16, 40000, 4e-3, 0.4),
+    'pascal_context_fcn101': (TOOLBOX_CONTEXT, 480, 16, 40000, 4e-3, 0.4),
     'nyuv2_ema101': (SHORT_RUN, 480, 16, 10000, 1e-2, 0),
     'camvid_ema101': (SHORT_RUN, 360, 16, 6000, 1e-2, 0),
+}
+
+# How the quoted figures were tested: (figure in the recipe's first lines, what differs from one view of whole images).
+WHOLE = dict(TEST_SCALES=(1,), TEST_FLIP=False, TEST_CROP=None, TEST_STRIDE_RATE=2 / 3, TEST_BASE_SIZE=None, TEST_SHORT_SIDE=None, TEST_LONG_SIDE=None,
+             TEST_AVERAGE='prob')
+# semseg's tool/test.py: windows of the crop with mirror images, also at one scale; long side 512 (VOC, ADE20K), 2048 (Cityscapes)
+SEMSEG_TEST = lambda crop, base: WHOLE | dict(TEST_FLIP=True, TEST_CROP=crop, TEST_BASE_SIZE=base)  # noqa: E731
+# mmsegmentation's mode='slide': logits are averaged; stride 320 of 480 on a long side of 520 (PASCAL Context), 513 of 769 (Cityscapes)
+CONTEXT_TEST = WHOLE | dict(TEST_CROP=480, TEST_BASE_SIZE=520, TEST_AVERAGE='logit')
+PROTOCOLS = {
+    'voc_ema101': (['80.05 / 81.32'], WHOLE),  # the paper, table 4: single scale whole images; six scales with mirror images
+    'voc_ema101_trainval': (['87.7'], WHOLE),
+    'voc_psp101': (['79.07 / 79.63'], SEMSEG_TEST(473, 512)),
+    'voc_psa101': (['78.70 / 79.66'], SEMSEG_TEST(465, 512)),
+    'voc_fcn101': ([], SEMSEG_TEST(473, 512)),  # the baseline of voc_psp101
+    'ade20k_psp101': (['43.10 / 44.15'], SEMSEG_TEST(473, 512)),
+    'ade20k_psa101': (['43.37 / 44.14'], SEMSEG_TEST(465, 512)),
+    'cityscapes_psp101': (['78.63 / 79.29'], SEMSEG_TEST(713, 2048)),
+    'cityscapes_psa101': (['78.42 / 79.40'], SEMSEG_TEST(705, 2048)),
+    'cityscapes_da101_d2': (['67.57', '66.64'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=960)),  # 480x960 of 1024x2048
+    'cityscapes_ema101': (['79.10 / 81.21'], WHOLE),  # mmsegmentation tests 512x1024 models on whole images
+    'cityscapes_ema101_ohem': (['81.14'], WHOLE | dict(TEST_CROP=769, TEST_AVERAGE='logit')),
+    'cityscapes_ema101_s16_d2': (['74.02', '72.28', '75.12'], WHOLE | dict(TEST_SHORT_SIDE=1024, TEST_LONG_SIDE=2048)),
+    'coco_panoptic_ema101': (['43.61'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
+    'coco_panoptic_ema50': (['42.71'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
+    'coco_stuff_10k_ema101': (['39.9'], WHOLE),
+    'pascal_context_ema101': (['53.1'], WHOLE),
+    'pascal_context_fcn101': ([], CONTEXT_TEST),
+    'pascal_context_psp101': ([], CONTEXT_TEST),
 }
 SPLITS = {'voc_ema101': 'trainaug', 'voc_ema101_coco': 'trainaug', 'voc_ema101_trainval': 'trainval', 'voc_fcn101': 'trainaug',
           'voc_psp101': 'trainaug', 'voc_psa101': 'trainaug'}  # the others: train
@@ -126,6 +163,28 @@ def test_starts_from_a_run_that_comes_along(name):
         assert [getattr(settings, k) for k in net] == wanted
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_protocol_of_the_quoted_figures(name):
+    """Every figure that a recipe quotes, and no other, is tested as its origin tested it; validation in training uses one view."""
+    figures, wanted = PROTOCOLS.get(name, ([], WHOLE))
+    head = re.match(r'(#.*\n)+', text(name))[0]
+    quoted = re.search(r'Quoted \(.*?\):?(.*mIoU.*)', head)
+    assert bool(quoted) == bool(figures) or name in OWN
+    for figure in figures:
+        assert figure in head
+    settings.override([path(name)])
+    assert {k: getattr(settings, k) for k in wanted} == wanted
+    protocol = inference.protocol()
+    assert protocol.single() == protocol._replace(scales=(1.0,), flip=False)
+    if settings.TEST_CROP and settings.DATASET in ('pascal_context', 'cityscapes') and settings.TEST_AVERAGE == 'logit':
+        assert math.ceil(settings.TEST_CROP * settings.TEST_STRIDE_RATE) == {480: 320, 769: 513}[settings.TEST_CROP]
+
+
+def test_the_baseline_of_a_schedule_differs_in_the_head_alone():
+    fcn, psp = (settings.read_recipe(path(name)) for name in ('voc_fcn101', 'voc_psp101'))
+    assert fcn | dict(HEAD='psp') == psp
+
+
 def test_the_paper_is_settings_as_they_stand():
     assert settings.read_recipe(path('voc_ema101')) == {}
 
@@ -175,7 +234,7 @@ def test_schedule_of_semseg(name):
     np.testing.assert_allclose(found, want['lr'], rtol=meta['tolerance']['rel'], atol=0)
 
 
-@pytest.mark.parametrize('name', [n for n in TABLE if 'cosine' == TABLE[n][0]['LR_POLICY']])
+@pytest.mark.parametrize('name', [n for n in TABLE if TABLE[n][0]['LR_POLICY'] == 'cosine'])
 def test_schedule_of_the_detectron2_variant(name):
     """The reference's first column. The second is twice that, for the two convolutions of the head that have a bias; here all biases learn alike."""
     meta, want = gold('lr_emanet_d2')
@@ -212,6 +271,12 @@ def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored):
                        'EM_BASES=8', 'HEAD_CHANNELS=32', 'ITER_MAX=2', f'MODEL_DIR={tmp_path}/models', f'LOG_DIR={tmp_path}/logdir', 'AMP=off'])
     if settings.SHORT_SIDE:
         put(SHORT_SIDE=(65, 73))
+    if settings.TEST_SHORT_SIDE:
+        put(TEST_SHORT_SIDE=65, TEST_LONG_SIDE=97)
+    if settings.TEST_BASE_SIZE:
+        put(TEST_BASE_SIZE=97)
+    if settings.TEST_CROP:
+        put(TEST_CROP=65)
     stand_in(settings.DATASET, tmp_path)
     assert train.main() is None
     with open(tmp_path / 'logdir' / name / 'log.jsonl') as f:

@@ -390,6 +390,28 @@ def test_trunk_weights_of_both_families(tmp_path, stem):
     assert len(report.matched) == len([k for k in state if not k.endswith('tracked')])
 
 
+def test_semsegs_trunk(tmp_path):
+    """resnet101_v2.pth and its like: a deep stem under plain names."""
+    path = tmp_path / 'resnet18_v2.pth'
+    state = trunk_file(path, 'deep')
+    stem = {'conv1.0': 'conv1', 'conv1.1': 'bn1', 'conv1.3': 'conv2', 'conv1.4': 'bn2', 'conv1.6': 'conv3', 'bn1': 'bn3'}
+    theirs = {}
+    for key, value in (state | {'fc.weight': torch.zeros(1000, 512), 'fc.bias': torch.zeros(1000)}).items():
+        name, _, leaf = key.rpartition('.')
+        theirs[f'{stem.get(name, name)}.{leaf}'] = value
+    assert {'conv1.weight', 'bn1.running_var', 'conv2.weight', 'conv3.weight', 'bn3.bias', 'layer1.0.conv1.weight'} <= set(theirs)
+    torch.save(theirs, path)
+    helpers.small_net(STEM='deep', PRETRAINED=str(path))
+    net = network.build()
+    report = checkpoint.load_trunk(net)
+    assert 'deep-stem semseg ResNet trunk' in report.format and not report.missing and not report.wrong and not report.unexpected
+    assert torch.equal(net.extractor[0][0].weight, state['conv1.0.weight']) and torch.equal(net.extractor[0][6].weight, state['conv1.6.weight'])
+    assert torch.equal(net.extractor[1].running_mean, state['bn1.running_mean']) and torch.equal(net.extractor[0][4].bias, state['conv1.4.bias'])
+    helpers.small_net(STEM='plain', PRETRAINED=str(path))
+    with pytest.raises(settings.UserError, match='its trunk does not fit; to use it: STEM=deep'):
+        checkpoint.load_trunk(network.build())
+
+
 def test_torchvision_trunk_trains(room):
     """Its own state dict, at the place where PRETRAINED=torchvision looks before it fetches."""
     (room.models / 'pretrained').mkdir(parents=True)

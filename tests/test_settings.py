@@ -4,6 +4,7 @@ import os
 import pytest
 
 import settings
+from helpers import settings_kept
 from settings import UsageError, override
 
 
@@ -137,5 +138,15 @@ def test_recipes_that_come_along_are_sound():
     folder = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
     for name in sorted(os.listdir(folder)):
         if name.endswith('.py'):
-            override([os.path.join(folder, name)])
-            assert settings.NAME == name[:-3]
+            with settings_kept():
+                override([os.path.join(folder, name)])
+                assert settings.NAME == name[:-3]
+
+
+@pytest.mark.parametrize('args, words', [
+    (['TEST_SHORT_SIDE=800', 'TEST_BASE_SIZE=512'], 'TEST_SHORT_SIDE = 800 and TEST_BASE_SIZE = 512 both'),
+    (['TEST_LONG_SIDE=1333'], 'TEST_LONG_SIDE = 1333 limits TEST_SHORT_SIDE, which is None'), (['LR=1e-5', 'LR_MIN=1e-4'], 'LR_MIN = 0.0001 is larger than LR'),
+    (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range')])
+def test_settings_that_contradict_each_other(args, words):
+    with pytest.raises(UsageError, match=words):
+        override(args)
