@@ -27,9 +27,9 @@ def span(scale, start, length, size):
 
 
 def resize_crop(image, scale, top, left, height, width, smooth=False):
-    """Rows top..top+height, columns left..left+width of the image resized by a Fraction, bilinear, reading only what they need.
+    """Return rows top..top+height, columns left..left+width of the image resized by a Fraction, reading only what they need.
 
-    smooth  a smaller image takes the mean over what each pixel covers (for whole images: windows are cut at other places then)
+    Bilinear; with `smooth` a smaller image takes the mean over the source pixels that each pixel covers.
     """
     y0, y1, dy = span(scale, top, height, image.shape[0])
     x0, x1, dx = span(scale, left, width, image.shape[1])
@@ -102,7 +102,7 @@ class Augment:
         return Fraction(scale).limit_denominator(32)  # see span()
 
     def degrees(self, draw):
-        """The angle, or None for no rotation, from a number in 0..1: below ROTATE_PROB it is spread over -ROTATE..ROTATE."""
+        """Return the angle for a number in 0..1, spread over -ROTATE..ROTATE below ROTATE_PROB; None = no rotation."""
         if not self.rotate or draw >= self.rotate_prob:
             return None
         return self.rotate * (2 * draw / self.rotate_prob - 1)

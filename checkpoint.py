@@ -21,6 +21,10 @@ NETWORK = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'FIRST_BLOCK', 'S
            'STAGE_NUM', 'EM_NORM', 'SECOND_CONV', 'DATASET', 'MEAN', 'STD', 'CHANNELS')
 
 
+# What settings that older files lack stood for when those were written.
+OLDER = dict(ROTATE_PROB=1.0, LR_MIN=0.0, DEEPLABV3PLUS_RATES=(12, 24, 36))
+
+
 def network_settings(head):
     """NETWORK and the settings that are named after a head."""
     return [*NETWORK, *(name for name in settings.in_force() if name.startswith(head.upper() + '_') and name not in NETWORK)]
@@ -283,8 +287,15 @@ def to_evaluate():
 
 def differences(kept, names):
     """The settings among `names` that a checkpoint's kept ones contradict, as text: ['LR was 0.01, is 0.1', ...]."""
-    kept, now = dict(kept), settings.in_force()
-    for values in (kept, now):
-        if 'BN_MOM' in values:
-            values['BN_MOM'] = settings.bn_momentum(values)  # None means a number
-    return [f'{n} was {kept[n]!r}, is {now[n]!r}' for n in names if n in kept and n in now and kept[n] != now[n]]
+    now, differ = settings.in_force(), []
+    if kept:
+        if 'LR_MIN' not in kept and kept.get('LOSS') == now['LOSS'] == 'ohem' and 'LOSS' in names:
+            differ.append('OHEM_KEEP was pixels per device, is pixels per image, and LOSS_AVG=all divided by the hard pixels')
+        kept = OLDER | kept
+    if 'BN_MOM' in names and 'BN_MOM' in kept:
+        was, momentum = settings.bn_momentum(kept), settings.bn_momentum(now)
+        if was != momentum:
+            why = ', as follows from PRETRAINED and INIT' if now['BN_MOM'] is None else ''
+            differ.append(f'BN_MOM was {was!r}, is {momentum!r}{why}')
+        names = [n for n in names if n != 'BN_MOM']
+    return differ + [f'{n} was {kept[n]!r}, is {now[n]!r}' for n in names if n in kept and n in now and kept[n] != now[n]]

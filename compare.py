@@ -115,7 +115,7 @@ def read_run(name, folder, tell):
 
 
 def with_em(run):
-    """The Run with a column for each last curve of its EM unit; - for other heads and older logs."""
+    """Return the Run with a column for each curve of its EM unit at the end; - for other heads and older logs."""
     last = next((e for e in reversed(run.train) if EM[0] in e), {})
     shown = {}
     for key in EM:

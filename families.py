@@ -9,14 +9,14 @@ class Family(NamedTuple):
     """Checkpoints of one code base.
 
     mark         pattern that some of their tensors' names begin with, and no other family's
-    unless       pattern of names of which one tells that it is another family after all
+    unless       a name that matches this pattern rules the family out; None = nothing does
     rules        (pattern, replacement): the first whose pattern begins a name turns it into this project's
     conventions  what that code does and no shape tells: choices of {setting: value}, of which one must be in force
     """
     mark: str
     rules: list = []
     conventions: tuple = ()
-    unless: str = '$'
+    unless: str = None
 
 
 def trunk_rules(prefix):
@@ -120,9 +120,12 @@ FAMILIES = {
 
 def rename(state, path):
     """(family, state dict with this project's names), recognised by the names alone."""
-    marks = {name: next((k for k in state if re.match(family.mark, k)), None) for name, family in FAMILIES.items()
-             if not any(re.match(family.unless, k) for k in state)}
-    found = {name: key for name, key in marks.items() if key}
+    found = {}
+    for name, family in FAMILIES.items():
+        marks = [k for k in state if re.match(family.mark, k)]
+        ruled_out = family.unless and any(re.match(family.unless, k) for k in state)
+        if marks and not ruled_out:
+            found[name] = marks[0]
     if not found:
         raise UserError(f'{path}: the names of its tensors ({", ".join(list(state)[:3])}, ...) belong to no family known here: {", ".join(FAMILIES)}')
     if len(found) > 1:

@@ -25,7 +25,7 @@ class Protocol(NamedTuple):
     average: str = 'prob'   # of views: probabilities, or logits
     grid: int = 1           # several scales are summed at every so-many-th pixel
     budget: int = 2 ** 20   # pixels that go through the network at once, if a single view has not more
-    stride: int = 8         # whole images are padded to 1 mod stride
+    stride: int = 8         # whole images are padded to a multiple of it, with aligned corners plus 1
     form: str = 'corners'   # how logits lie on pixels: UPSAMPLE
 
     def __str__(self):
@@ -99,8 +99,21 @@ def among_logits(at, n_logits, n_pixels, p):
 # ---------------------------------------------------------------------------------------------------------- inference
 
 
+def padded(n, p):
+    """Return the length to which n pixels of a whole image are padded, so that logits lie on pixels as they do in training crops.
+
+    Where logits are enlarged with aligned corners that is 1 mod STRIDE, with half-pixel centres 0 mod STRIDE.
+    """
+    if p.form == 'centres':
+        return n + -n % p.stride
+    return n + (1 - n) % p.stride
+
+
 def resize(x, size, antialias=False):
-    """Maps (b, c, h, w) -> (b, c, *size), bilinear with half-pixel centres; with `antialias` a smaller picture is smoothed, as Pillow does it."""
+    """Resize maps (b, c, h, w) to (b, c, *size), bilinear with half-pixel centres.
+
+    antialias  smooth where the result is smaller, as Pillow does
+    """
     if x.shape[2:] == size:
         return x
     return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=antialias)
@@ -114,7 +127,7 @@ def look(net, image, at, mirrors, average, p):
     average  what of the logits is summed, such as their softmax
     """
     b, _, h, w = image.shape
-    size = p.crop or tuple(n + (1 - n) % p.stride for n in (h, w))
+    size = p.crop or (padded(h, p), padded(w, p))
     room = max(1, p.budget // (size[0] * size[1]))  # views at once
     if b > room:
         return torch.cat([look(net, part, at, mirrors, average, p) for part in image.split(room)])

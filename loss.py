@@ -43,8 +43,8 @@ def ohem(logits, label, ignore, average, threshold, keep, weight=None, smoothing
     valid ones per image of lowest p (all of them, if they are fewer; equals of the last one come along).
 
     They are ranked over the images given, which in training are those that one device holds: the choice depends on how a batch is spread.
-    With average 'all' this is mmsegmentation's OHEMPixelSampler, but that there a pixel is hard strictly below the threshold, and equals
-    of the last one are not; with 'valid' the count is the hard pixels, so that the loss does not fade as they become fewer.
+    With average 'all' this is mmsegmentation's OHEMPixelSampler, except that there a pixel must be strictly below the threshold, and ties
+    with the last one are dropped; with 'valid' the count is the hard pixels, so that the loss does not fade as they become fewer.
     """
     loss = pixelwise(logits, label, ignore, weight, smoothing)
     with torch.no_grad():

@@ -58,7 +58,8 @@ class EMAU(nn.Module):
 
     Both 1x1 convolutions start normal with std sqrt(2 / c), as the authors' code has it. In the official form conv1 keeps that start for ever, so its
     scale is the temperature of the E step: with torch's default, 2.45 times less at c = 512, z is uniform and all bases become one.
-    In training the buffer `statistics` (k + 2,) has, of the last batch, the mean of z, then mean entropy of z and mean cosine of the bases: see curves().
+    In training the buffer `statistics` (k + 2,) holds, for the last batch (its last part on the first device), the mean of z, its mean entropy and the
+    mean cosine of the bases: see curves().
 
     conv1 is linear and serves the iterations alone, so it is moved from the n pixels to the k bases:
     (W x + b) . mu = x . (W^T mu) + b . mu, and a sum over W x + b is W times a sum over x, plus b. Same numbers, fewer products.
@@ -74,6 +75,8 @@ class EMAU(nn.Module):
         self.conv2 = nn.Sequential(nn.Conv2d(c, c, 1, bias=False), norm_layer(c))
         for conv in (self.conv1, self.conv2[0]):
             nn.init.normal_(conv.weight, std=math.sqrt(2 / c))
+        if grad:
+            nn.init.zeros_(self.conv1.bias)  # the detectron2 version's start
         self.register_buffer('statistics', torch.zeros(k + 2), persistent=False)
         mu = self.normalise(torch.randn(1, c, k) * math.sqrt(2 / k))
         if update == 'learnt':
@@ -135,9 +138,9 @@ class EMAU(nn.Module):
     def curves(statistics):
         """What a run logs of `statistics`, a list of k + 2 numbers.
 
-        em/entropy       mean entropy of z over log k: 0 where each pixel belongs to one basis, 1 where z is uniform
+        em/entropy       mean entropy of z over log k: 0 = each pixel belongs to one basis, 1 = z is uniform
         em/bases_in_use  exp of the entropy of the mean of z: 1 to k
-        em/cosine        mean cosine between two bases: 1 where all are one
+        em/cosine        mean cosine between two bases: 1 = all bases are equal
         """
         *shares, entropy, cosine = statistics
         in_use = math.exp(-sum(p * math.log(p) for p in shares if p > 0))
@@ -221,7 +224,7 @@ class SegNet(nn.Module):
             outputs.append((self.aux_weight, self.aux(maps[2])))
         for weight, logits in outputs:
             aux_sum, aux_count = self.loss(logits, label)
-            ratio = count.sum() / aux_count.sum().clamp(min=1e-6)  # 1, but for OHEM: each head has hard pixels of its own
+            ratio = count.sum() / aux_count.sum().clamp(min=1e-6)  # 1, but for OHEM over its hard pixels: each head has its own
             loss_sum = loss_sum + weight * ratio * aux_sum
         return loss_sum, count, found.get('mu')
 

@@ -65,7 +65,7 @@ def views(net, image, p):
     h, w = image.shape[:2]
     mean, total = 255 * np.array(settings.MEAN), 0
     for scale in p.scales:
-        new_h, new_w = inference.scaled_size(h, w, scale, p.base, p.short, p.long)
+        new_h, new_w = inference.scaled_size(h, w, scale, p.base)
         scaled = cv2.resize(image.astype(np.float32), (new_w, new_h))
         lack = [max(side - n, 0) for side, n in zip(p.crop, (new_h, new_w))]
         top, left = (n // 2 for n in lack)

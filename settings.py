@@ -48,7 +48,7 @@ HEAD = 'ema'                      # a name in network.HEADS
 N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
 STEM: Literal['deep', 'plain'] = 'deep'  # three 3x3 convolutions, or one 7x7 (torchvision's)
 STRIDE: Literal[8, 16, 32] = 8    # input pixels per pixel of the trunk's output
-MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; with FIRST_BLOCK='half' not of the first one
+MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # times the dilation of layer4's blocks; with FIRST_BLOCK='half' or 'split' not of the first one
 FIRST_BLOCK: Literal['half', 'split', 'layer4', 'all'] = 'half'  # of dilated stages: half the dilation; in basic blocks half, then full (GluonCV); full in layer4; in layer3 too
 STRIDE_IN_1X1 = False             # bottlenecks are strided in their first 1x1 convolution, as the detectron2 DANet's; else in the 3x3
 PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # trunk weights: a file, 'torchvision' (fetched), '' = from scratch
@@ -158,12 +158,12 @@ def in_force():
 
 
 def from_scratch(values):
-    """Whether a run with these settings {name: value} starts from random weights."""
+    """Tell whether a run with these settings {name: value} starts from random weights."""
     return not values.get('PRETRAINED') and not values.get('INIT')
 
 
 def bn_momentum(values):
-    """The weight of the new batch in running statistics that settings {name: value} ask for: BN_MOM, where None follows from the start of the run."""
+    """Return the BN_MOM of settings {name: value}; None stands for a number that follows from the start of the run."""
     if values['BN_MOM'] is not None:
         return values['BN_MOM']
     return 0.1 if from_scratch(values) else 3e-4

@@ -115,18 +115,23 @@ def check_finite(losses, step, data, batches):
 
 
 def warn_of_statistics(place):
-    """Prints one line if BN_MOM is too small for the running statistics of a run from scratch to leave their start behind."""
+    """Print one line if BN_MOM is too small for running statistics that start afresh to arrive by ITER_MAX.
+
+    From scratch these are all, with PRETRAINED those of the head, with INIT none.
+    """
     values = settings.in_force()
-    if values['BN_MOM'] is None or not settings.from_scratch(values):
+    momentum = settings.bn_momentum(values)
+    if values['INIT'] or momentum >= 0.1:
         return
-    left = (1 - values['BN_MOM']) ** values['ITER_MAX']
+    left = (1 - momentum) ** values['ITER_MAX']
     if left > 0.05:
-        place.say(f'warning: BN_MOM = {values["BN_MOM"]:g} from scratch: after ITER_MAX = {values["ITER_MAX"]} steps the running statistics are still '
-                  f'{100 * left:.0f} % their start, and evaluation will be far worse than training; BN_MOM=None takes 0.1')
+        whose = 'of the head' if values['PRETRAINED'] else 'of all layers'
+        place.say(f'warning: BN_MOM {momentum:g} is too small for a run this short: after ITER_MAX = {values["ITER_MAX"]} steps the running statistics {whose} '
+                  f'still hold {100 * left:.0f} % of their initial values, so evaluation will be far worse than training; use BN_MOM=0.1')
 
 
 def warn_of_collapse(place, curves):
-    """Prints one line if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
+    """Print one line if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
     if curves.get('em/entropy', 0) > 0.98 or curves.get('em/cosine', 0) > 0.95:
         place.say(f'warning: the EM unit does not cluster (em/entropy {curves["em/entropy"]:.3f}, em/cosine {curves["em/cosine"]:.3f}): its bases are alike, '
                   'and every pixel gets the mean of the picture. Usual causes: emau.conv1 at another scale than std sqrt(2 / EM_CHANNELS), as from INIT or an '
@@ -223,7 +228,7 @@ def main():
     torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
-    losses, began, told, validated = [], time.time(), False, False
+    losses, began, told, validated = [], time.time(), False, best['step'] > 0
     with place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME) as bar:
         for step in range(start + 1, s.ITER_MAX + 1):
             # set the rate of this step

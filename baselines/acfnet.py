@@ -1,7 +1,7 @@
 """ACFNet (Zhang et al., ICCV 2019, section 3): coarse logits, the centre of each class, and a mixture of the centres for each pixel.
 
 MXNetSeg's layers, with the paper's attention: MXNetSeg (and a public PyTorch port) has DANet's channel attention in its place, same layers.
-Departures from MXNetSeg: that attention, so its files load and compute otherwise; dropout before classifiers is of whole channels. From the paper:
+Departures from MXNetSeg: that attention, so its files load, but compute something else; dropout before classifiers is of whole channels. From the paper:
 the pyramid has no image-level branch, and there is a 3x3 before each classifier.
 The paper adds an auxiliary head on layer3 with weight 0.4 (AUX_WEIGHT).
 """

@@ -7,6 +7,7 @@ SCALES = (0.75, 0.875, 1.0)       # never beyond the crop: a class may depend on
 N_LAYERS = 18
 STEM = 'plain'
 PRETRAINED = ''
+BN_MOM = 0.1
 HEAD_CHANNELS = 256
 EM_CHANNELS = 256
 EM_BASES = 32

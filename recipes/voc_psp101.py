@@ -1,6 +1,6 @@
 # PSPNet on VOC as semseg trains it. Quoted (semseg, val, one scale / six scales): 79.07 / 79.63 mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
-# 50 epochs of 10,582 // 16 = 661 steps. PRETRAINED also takes its ImageNet file, resnet101_v2.pth.
+# 50 epochs of 10,582 // 16 = 661 steps. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
 HEAD = 'psp'
 CROP_SIZE = 473
 SCALES = (0.5, 2.0)

@@ -26,7 +26,7 @@ from baselines.pooling import PPM, Lateral
 from baselines.psa import PSA
 from baselines.psp import PSP
 from baselines.semanticfpn import SemanticFPN
-from helpers import assert_close, put
+from helpers import assert_close, put, small_net
 from sync_bn import BatchNorm2d
 
 # layers and stride of the trunk; NETWORKS.md, section 25: parameters and statistics of the head with 19 classes, parameters of its own
@@ -446,3 +446,12 @@ def test_paths_of_bisenet():
     wanted = sum(F.interpolate(x, size, mode='bilinear', align_corners=True) for x in (net.arm3(c3), net.arm4(c4)))
     tail = net.tail.relu(net.tail.bn(net.tail.conv(c4.mean((2, 3), keepdim=True))))
     assert_close(sums[0], wanted + tail, 1e-12)
+
+
+def test_rates_of_deeplabv3plus():
+    """DEEPLABV3PLUS_RATES: the paper's at stride 16 are half of those at stride 8."""
+    small_net(HEAD='deeplabv3plus')
+    dilations = lambda: [branch.conv.dilation[0] for branch in network.build().head.aspp.branches[1:4]]
+    assert dilations() == [12, 24, 36]
+    put(DEEPLABV3PLUS_RATES=(6, 12, 18))
+    assert dilations() == [6, 12, 18]

@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import shutil
 import socket
 
 import numpy as np
@@ -309,20 +310,31 @@ def main_process(rank, world, port, folder):
     assert train.main() is None
 
 
+@pytest.fixture(scope='module')
+def loops(tmp_path_factory):
+    """{number of processes: (lines of log.jsonl, networks after each step)} of train.main() on the reference's two batches."""
+    left = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp('loop')
+        torch.save({'net': recipe.weights(gold('emanet_train_r50_s8_2x97x97')[0]['keys']), 'step': 30000}, folder / 'official.pth')
+        with socket.socket() as s:
+            s.bind(('localhost', 0))
+            port = s.getsockname()[1]
+        torch.multiprocessing.spawn(main_process, (world, port, str(folder)), world)
+        with open(folder / 'golden' / 'log.jsonl') as f:
+            lines = [json.loads(line) for line in f]
+        left[world] = lines, [torch.load(folder / 'golden' / f'{name}.pth')['net'] for name in ('step_1', 'final')]
+        shutil.rmtree(folder)
+    return left
+
+
 @pytest.mark.parametrize('world', [1, 2])
-def test_the_loop_makes_the_two_steps_of_the_reference(world, tmp_path):
+def test_the_loop_makes_the_two_steps_of_the_reference(world, loops):
     """Losses, parameters, statistics and bases that train.py itself leaves, in one process and in two."""
     meta, want = gold('emanet_train_r50_s8_2x97x97')
     weights, rel = recipe.weights(meta['keys']), meta['tolerance']['rel_to_max']
-    torch.save({'net': weights, 'step': 30000}, tmp_path / 'official.pth')
-    with socket.socket() as s:
-        s.bind(('localhost', 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(main_process, (world, port, str(tmp_path)), world)
-    with open(tmp_path / 'golden' / 'log.jsonl') as f:
-        lines = [json.loads(line) for line in f]
+    lines, nets = loops[world]
     assert_close([line['loss'] for line in lines], want['step_loss'], rel, 'losses')
-    nets = [torch.load(tmp_path / 'golden' / f'{name}.pth')['net'] for name in ('step_1', 'final')]
     assert_close(np.stack([net['emau.mu'][0, ::4].numpy() for net in nets]), want['mu_buffer'], rel, 'bases')
     running = [torch.stack([nets[0][f'{name}.running_{what}'][:16] for what in ('mean', 'var')]) for name in meta['bn_names']]
     assert_close(torch.stack(running), want['bn_running'], rel, 'running statistics')
@@ -330,6 +342,12 @@ def test_the_loop_makes_the_two_steps_of_the_reference(world, tmp_path):
     assert_close(torch.stack([p.flatten()[:8] for p in moved]), want['param_head'], rel, 'parameters')
     deltas = [(p - weights[k]).norm().item() for k, p in zip(meta['param_names'], moved)]
     assert_close(deltas, want['param_delta_norm'], rel, 'how far parameters moved')
+
+
+@pytest.mark.parametrize('key', ['em/entropy', 'em/bases_in_use', 'em/cosine'])
+def test_two_processes_log_the_curves_of_one(key, loops):
+    one, two = ([line[key] for line in loops[world][0]] for world in (1, 2))
+    assert two == pytest.approx(one, rel=1e-6)
 
 
 @pytest.mark.parametrize('name, values', [

@@ -121,6 +121,26 @@ def test_windows_cover(n, crop, rate):
     assert all(b - a <= math.ceil(crop * rate) for a, b in zip(starts, starts[1:]))
 
 
+@pytest.mark.parametrize('form, width', [('corners', 121), ('corners', 128), ('centres', 128), ('centres', 121), ('crop', 128)])
+@torch.no_grad()
+def test_whole_images_lie_as_training_crops_do(form, width):
+    """A network whose logits are the position of what they look at: padding must not shift them, up to the right edge."""
+
+    class Ramp(torch.nn.Module):
+        def normalise(self, image):
+            return image.float()
+
+        def forward(self, image, coarse):
+            h, w = image.shape[2:]
+            at = torch.arange(-(-w // 8)) * 8.0  # pixel under the middle of each logit: 8 i with aligned corners
+            at = at if form == 'corners' else at + 3.5
+            return network.upsample(at.expand(1, 1, -(-h // 8), len(at)), (h, w), form, 8)
+
+    found = inference.scores(Ramp(), torch.zeros(1, 3, 64, width, dtype=torch.uint8), Protocol(form=form, stride=8))
+    inside = slice(4, 8 * (width // 8) - 4)  # beyond the first and last logit they are constant
+    assert_close(found[0, 0, 0, inside], torch.arange(width)[inside], 1e-5, 'positions')
+
+
 @pytest.mark.parametrize('size, short, long, scale, wanted', [
     ((480, 640), 800, 1333, 1, (800, 1067)), ((640, 480), 800, 1333, 1, (1067, 800)), ((375, 1242), 800, 1333, 1, (402, 1333)),
     ((1024, 2048), 800, 960, 1, (480, 960)), ((1024, 2048), 1024, 2048, 1, (1024, 2048)), ((1024, 2048), 1024, 2048, 0.5, (512, 1024)),
@@ -155,9 +175,10 @@ def test_the_short_side_resizes_as_pillow_does(short):
 def test_positions_are_those_of_the_network(form):
     """At every pixel, cells interpolated from coarse logits are the logits that the network enlarges."""
     small_net(UPSAMPLE=form)
-    net, image = network.build().eval(), torch.randn(2, 3, 65, 49)
+    h, w = (64, 48) if form == 'centres' else (65, 49)  # sizes that are not padded
+    net, image = network.build().eval(), torch.randn(2, 3, h, w)
     p = inference.protocol()
-    pixels = tuple(torch.arange(n, dtype=torch.float64) for n in (65, 49))
+    pixels = tuple(torch.arange(n, dtype=torch.float64) for n in (h, w))
     for mirrors in ((False,), (True,)):
         found = [inference.look(net, image, at, mirrors, lambda x: x, p) for at in (None, pixels)]
         assert_close(found[0], found[1], 1e-5, 'cells')

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import launch
 import loss
 import network
 import train
@@ -308,7 +307,6 @@ def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
         got.append(weights)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, 'keep_heap', lambda: None)
     monkeypatch.setattr(network, 'build', build)
     with pytest.raises(KeyboardInterrupt):
         train.main()
