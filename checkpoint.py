@@ -292,6 +292,8 @@ def differences(kept, names):
         if 'LR_MIN' not in kept and kept.get('LOSS') == now['LOSS'] == 'ohem' and 'LOSS' in names:
             differ.append('OHEM_KEEP was pixels per device, is pixels per image, and LOSS_AVG=all divided by the hard pixels')
         kept = OLDER | kept
+        if not kept.get('ROTATE') and not now['ROTATE']:
+            names = [n for n in names if n != 'ROTATE_PROB']  # which nothing reads then
     if 'BN_MOM' in names and 'BN_MOM' in kept:
         was, momentum = settings.bn_momentum(kept), settings.bn_momentum(now)
         if was != momentum:

@@ -105,7 +105,7 @@ def read_run(name, folder, tell):
     notes = [str(scores[key]) for key, usual in (('dataset', own.get('DATASET')), ('split', own.get('VAL_SPLIT'))) if scores.get(key) not in (None, usual)]
     views, file = str(scores.get('views', '')), os.path.basename(str(scores.get('checkpoint', 'best.pth')))
     notes += [file] * (file != 'best.pth') + ['several views'] * ('single' in scores) + ['windows'] * ('windows' in views)
-    notes += re.findall(r'of (\d+ pixels)', views)  # TEST_BASE_SIZE
+    notes += re.findall(r'of (\d+ pixels(?: on the short side(?:, at most \d+ on the long one)?)?)', views)  # TEST_BASE_SIZE, TEST_SHORT_SIDE
     hardware = ' x '.join(str(machine[k]) for k in ('devices', 'device') if k in machine), machine.get('precision')
     return Run(name, own, code, train, val, best, last, {
         'steps': f'{max((e["step"] for e in log), default=0)} / {own.get("ITER_MAX", "-")}',

@@ -100,9 +100,9 @@ def among_logits(at, n_logits, n_pixels, p):
 
 
 def padded(n, p):
-    """Return the length to which n pixels of a whole image are padded, so that logits lie on pixels as they do in training crops.
+    """Return the length to which n pixels of a whole image are padded, so that a logit covers STRIDE pixels.
 
-    Where logits are enlarged with aligned corners that is 1 mod STRIDE, with half-pixel centres 0 mod STRIDE.
+    So it does in training, too, for crops of that form. Where logits are enlarged with aligned corners that is 1 mod STRIDE, with half-pixel centres 0 mod STRIDE.
     """
     if p.form == 'centres':
         return n + -n % p.stride

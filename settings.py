@@ -84,7 +84,7 @@ BATCH_SIZE = 16                   # images per step, over all devices and accumu
 ACCUMULATE = 1                    # parts a batch is cut into, one after the other on the device
 ITER_MAX = 30000                  # steps
 LR = 9e-3
-LR_MIN = 0.0                      # the rate falls towards this (mmsegmentation: 1e-4)
+LR_MIN = 0.0                      # the rate falls towards this, or no lower ('step'); mmsegmentation: 1e-4
 LR_MOM = 0.9                      # momentum of SGD
 WEIGHT_DECAY = 1e-4
 DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
@@ -131,7 +131,7 @@ FREE = ('NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 
         'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT')
 # Smallest and largest value of settings and of each entry of tuples; None = no bound.
 RANGES = dict(
-    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), ROTATE_PROB=(1e-9, 1), CROP_SIZE=(1, None),
+    IGNORE_LABEL=(0, 255), NUM_WORKERS=(0, None), STD=(1e-9, None), SCALES=(0.02, 100), ROTATE=(0, 180), ROTATE_PROB=(0, 1), CROP_SIZE=(1, None),
     CAT_MAX_RATIO=(1e-9, 1), SHORT_SIDE=(1, None), LONG_SIDE=(0, None), BLUR=(0, 1), JITTER=(0, 1), FLIP=(0, 1), N_CLASSES=(1, 254),
     MULTI_GRID=(1, None), BN_MOM=(0, 1), DROPOUT=(0, 0.99), AUX_WEIGHT=(0, None), EXTRA_WEIGHTS=(0, None), HEAD_CHANNELS=(1, None),
     EM_CHANNELS=(1, None), EM_BASES=(1, None), STAGE_NUM=(1, None), TEST_STAGE_NUM=(1, None), EM_MOM=(0, 1), PSP_BINS=(1, None),

@@ -38,7 +38,7 @@ def learning_rate(step):
         left = 0.5 * (1 + math.cos(math.pi * done / s.ITER_MAX))
     else:
         left = 0.1 ** sum(done >= at for at in s.LR_STEPS)
-    rate = (s.LR - s.LR_MIN) * left + s.LR_MIN
+    rate = max(s.LR * left, s.LR_MIN) if s.LR_POLICY == 'step' else (s.LR - s.LR_MIN) * left + s.LR_MIN
     return rate * (1e-3 + (1 - 1e-3) * done / s.WARMUP if done < s.WARMUP else 1)
 
 
@@ -131,11 +131,13 @@ def warn_of_statistics(place):
 
 
 def warn_of_collapse(place, curves):
-    """Print one line if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
-    if curves.get('em/entropy', 0) > 0.98 or curves.get('em/cosine', 0) > 0.95:
+    """Print one line, and return True, if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
+    collapsed = curves.get('em/entropy', 0) > 0.98 or curves.get('em/cosine', 0) > 0.95
+    if collapsed:
         place.say(f'warning: the EM unit does not cluster (em/entropy {curves["em/entropy"]:.3f}, em/cosine {curves["em/cosine"]:.3f}): its bases are alike, '
                   'and every pixel gets the mean of the picture. Usual causes: emau.conv1 at another scale than std sqrt(2 / EM_CHANNELS), as from INIT or an '
-                  'edited start; EM_NORM=none; features that are alike since the run has diverged or hardly begun (LR, WARMUP)')
+                  'edited start; features that are alike since the run has diverged or hardly begun (LR, WARMUP)')
+    return collapsed
 
 
 def resume(place, net, optimizer, scaler, data):
@@ -228,7 +230,7 @@ def main():
     torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
     set_rng_state(place, state['rng'] if state else [])
     model.train()
-    losses, began, told, validated = [], time.time(), False, best['step'] > 0
+    losses, began, told, warned = [], time.time(), False, best['step'] > 0
     with place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME) as bar:
         for step in range(start + 1, s.ITER_MAX + 1):
             # set the rate of this step
@@ -277,6 +279,8 @@ def main():
             values, stopping, statistics = numbers[:len(losses)], numbers[len(losses)], numbers[len(losses) + 1:]
             check_finite(values, step, data, batches)
             curves = network.EMAU.curves(statistics) if statistics else {}
+            if step == len(losses) and not warned:  # the first interval of the run
+                warned = warn_of_collapse(place, curves)
             speed = len(values) * s.BATCH_SIZE / (time.time() - began)
             if not told and step - start > len(values):  # the first interval has start-up in it
                 told = True
@@ -299,9 +303,9 @@ def main():
             if validate and not stopping:
                 found = evaluate(net, val, place, how, log.picture(step, val), 4)
                 log.validation(step, found, net, val, place)
-                if not validated:
+                if not warned:  # at the first validation
                     warn_of_collapse(place, curves)
-                validated = True
+                warned = True
                 place.say(f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}')
                 if found['mIoU'] > best['mIoU']:
                     best = {'mIoU': found['mIoU'], 'step': step}

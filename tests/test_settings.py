@@ -146,7 +146,7 @@ def test_recipes_that_come_along_are_sound():
 @pytest.mark.parametrize('args, words', [
     (['TEST_SHORT_SIDE=800', 'TEST_BASE_SIZE=512'], 'TEST_SHORT_SIDE = 800 and TEST_BASE_SIZE = 512 both'),
     (['TEST_LONG_SIDE=1333'], 'TEST_LONG_SIDE = 1333 limits TEST_SHORT_SIDE, which is None'), (['LR=1e-5', 'LR_MIN=1e-4'], 'LR_MIN = 0.0001 is larger than LR'),
-    (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range')])
+    (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range: 0 to 1')])
 def test_settings_that_contradict_each_other(args, words):
     with pytest.raises(UsageError, match=words):
         override(args)

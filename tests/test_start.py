@@ -91,7 +91,7 @@ def mutual_information(z, group):
     """Of basis and group, in nats: z (pixels, k) and group (pixels,)."""
     joint = torch.zeros(12, z.shape[1]).index_add_(0, group, z) / len(z)
     alone = joint.sum(0) * joint.sum(1, keepdim=True)
-    return (joint * (joint.clamp(min=1e-30) / alone).log()).sum().item()
+    return (joint * (joint.clamp(min=1e-30) / alone.clamp(min=1e-30)).log()).sum().item()
 
 
 @torch.no_grad()
