@@ -3,6 +3,7 @@
 Scale and crop window are drawn first, and only the source pixels that the crop needs are resized. A crop that reaches beyond the scaled
 image is padded with the mean colour and void, on the right and at the bottom. With SHORT_SIDE the crop is the whole scaled image.
 """
+
 import math
 from fractions import Fraction
 
@@ -22,7 +23,9 @@ def span(scale, start, length, size):
     Returns source start and stop, and how many output pixels the source start lies before `start`.
     """
     p, q = scale.numerator, scale.denominator
-    blocks = max(start // p - 1, 0)  # one block more: the first pixel interpolates with what lies before it
+    blocks = max(
+        start // p - 1, 0
+    )  # one block more: the first pixel interpolates with what lies before it
     return blocks * q, min(size, math.ceil((start + length) / scale) + 1), start - blocks * p
 
 
@@ -37,17 +40,19 @@ def resize_crop(image, scale, top, left, height, width, smooth=False):
     if scale != 1:
         form = cv2.INTER_AREA if smooth and scale < 1 else cv2.INTER_LINEAR
         window = cv2.resize(window, None, fx=float(scale), fy=float(scale), interpolation=form)
-    return window[dy:dy + height, dx:dx + width]
+    return window[dy : dy + height, dx : dx + width]
 
 
 def nearest_crop(label, scale, top, left, height, width):
     """The same of a label, by the same map: output pixel i takes source pixel floor((i + 0.5) / scale)."""
     if scale == 1:
-        return label[top:top + height, left:left + width]
+        return label[top : top + height, left : left + width]
     p, q = scale.numerator, scale.denominator
     rows = (2 * np.arange(top, top + height) + 1) * q // (2 * p)
     columns = (2 * np.arange(left, left + width) + 1) * q // (2 * p)
-    return label.take(columns, axis=1)[rows] if scale > 1 else label[rows].take(columns, axis=1)  # the smaller one first
+    return (
+        label.take(columns, axis=1)[rows] if scale > 1 else label[rows].take(columns, axis=1)
+    )  # the smaller one first
 
 
 class Augment:
@@ -68,11 +73,15 @@ class Augment:
         scale = self.scale(label.shape, draw[0])
         size = [max(1, int(n * scale)) for n in label.shape]
         crop = size if self.short_side else self.crop
-        place = lambda draws: [int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draws, size, crop)]  # top, left
+        place = lambda draws: [
+            int(d * (max(n - c, 0) + 1)) for d, n, c in zip(draws, size, crop)
+        ]  # top, left
         cut = lambda pixels: self.cut(pixels, scale, size, crop, corner, self.degrees(draw[3]))
         corner = place(draw[1:3])
         found = cut(label)
-        for _ in range(10 if self.cat_max_ratio < 1 and not self.short_side else 0):  # the label's crop alone, which costs little
+        for _ in range(
+            10 if self.cat_max_ratio < 1 and not self.short_side else 0
+        ):  # the label's crop alone, which costs little
             if self.mixed(found):
                 break
             corner = place(rng.random(2))
@@ -82,7 +91,9 @@ class Augment:
             image = cv2.GaussianBlur(image, (5, 5), 0)
         if self.jitter:
             image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-            for change, d in zip((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), draw[5:8]):
+            for change, d in zip(
+                (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), draw[5:8]
+            ):
                 image = change(image, 1 + self.jitter * (2 * d - 1))
             image = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         if rng.random() < self.flip:
@@ -92,7 +103,11 @@ class Augment:
     def scale(self, size, draw):
         """The factor, a Fraction, for an image of `size` (h, w), from a number in 0..1."""
         if self.short_side:
-            sides = self.short_side if self.scale_mode == 'choice' else range(min(self.short_side), max(self.short_side) + 1)
+            sides = (
+                self.short_side
+                if self.scale_mode == 'choice'
+                else range(min(self.short_side), max(self.short_side) + 1)
+            )
             scale = Fraction(sides[int(draw * len(sides))], min(size))
             return min(scale, Fraction(self.long_side, max(size))) if self.long_side else scale
         if self.scale_mode == 'choice':
@@ -120,14 +135,31 @@ class Augment:
         if degrees is not None:  # one affine map for image and label
             zoom = np.diag([float(scale), float(scale), 1.0])
             zoom[:2, 2] = (float(scale) - 1) / 2  # pixel centres: (i + 0.5) * scale - 0.5
-            spin = np.vstack([cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1), [0, 0, 1]])
+            spin = np.vstack(
+                [
+                    cv2.getRotationMatrix2D(((size[1] - 1) / 2, (size[0] - 1) / 2), degrees, 1),
+                    [0, 0, 1],
+                ]
+            )
             spin[:2, 2] -= left, top
-            return cv2.warpAffine(pixels, (spin @ zoom)[:2], (crop[1], crop[0]), flags=cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR,
-                                  borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+            return cv2.warpAffine(
+                pixels,
+                (spin @ zoom)[:2],
+                (crop[1], crop[0]),
+                flags=cv2.INTER_NEAREST if is_label else cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=fill,
+            )
         height, width = min(size[0], crop[0]), min(size[1], crop[1])
         if is_label:
             pixels = nearest_crop(pixels, scale, top, left, height, width)
         else:
-            pixels = resize_crop(pixels, scale, top, left, height, width, smooth=bool(self.short_side))
+            pixels = resize_crop(
+                pixels, scale, top, left, height, width, smooth=bool(self.short_side)
+            )
         below, right = crop[0] - pixels.shape[0], crop[1] - pixels.shape[1]
-        return cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill) if below or right else pixels
+        return (
+            cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill)
+            if below or right
+            else pixels
+        )

@@ -11,6 +11,7 @@ The best run comes first. Settings that are the same everywhere are left out; wh
 those that are not as in the first. `code` names the files that are not as in the `reference`: + is a file more, - one less, ? no source kept.
 Scores are in percent: best (@ step) and last of training, and `eval` of eval.py.
 """
+
 import ast
 import contextlib
 import glob
@@ -30,8 +31,26 @@ from settings import UsageError, UserError, take_flags
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FLAGS = {'--classes': '', '--em': '', '--markdown': '', '--plot': 'FILE.png'}
-PLACES = 'NAME', 'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'SAVE_DIR', 'CHECKPOINT', 'NUM_WORKERS', 'DEVICES'  # where a run is, not what it is
-DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError, NotImplementedError, zipfile.BadZipFile  # parsers raise these
+PLACES = (
+    'NAME',
+    'LOG_DIR',
+    'MODEL_DIR',
+    'DATA_ROOT',
+    'SAVE_DIR',
+    'CHECKPOINT',
+    'NUM_WORKERS',
+    'DEVICES',
+)  # where a run is, not what it is
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)  # parsers raise these
 EM = 'em/entropy', 'em/bases_in_use', 'em/cosine'  # see network.EMAU.curves
 RIGHT = 'steps', 'last mIoU', 'images/s', *EM  # columns of plain figures
 
@@ -39,10 +58,10 @@ RIGHT = 'steps', 'last mIoU', 'images/s', *EM  # columns of plain figures
 class Run(NamedTuple):
     name: str
     settings: dict
-    code: dict     # {file: checksum and size}; {}: not kept
-    train: list    # lines of log.jsonl that have a loss
-    val: list      # those that have a score
-    best: dict     # of them, the first of equals
+    code: dict  # {file: checksum and size}; {}: not kept
+    train: list  # lines of log.jsonl that have a loss
+    val: list  # those that have a score
+    best: dict  # of them, the first of equals
     last: dict
     results: dict  # {column: cell}
 
@@ -70,7 +89,11 @@ def literals(text):
     """{name: value} of the lines KEY = value of a settings.py, which is not run; what is no literal is left out."""
     found = {}
     for line in ast.parse(text).body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and line.targets[0].id.isupper():
+        if (
+            isinstance(line, ast.Assign)
+            and isinstance(line.targets[0], ast.Name)
+            and line.targets[0].id.isupper()
+        ):
             with contextlib.suppress(*DAMAGE):
                 found[line.targets[0].id] = ast.literal_eval(line.value)
     return found
@@ -78,7 +101,11 @@ def literals(text):
 
 def checksums(archive):
     """{file: checksum and size} of the Python files in a zip, from its table of contents."""
-    return {f.filename: (f.CRC, f.file_size) for f in zipfile.ZipFile(io.BytesIO(archive)).infolist() if f.filename.endswith('.py')}
+    return {
+        f.filename: (f.CRC, f.file_size)
+        for f in zipfile.ZipFile(io.BytesIO(archive)).infolist()
+        if f.filename.endswith('.py')
+    }
 
 
 def parsed(path, parse, tell):
@@ -89,7 +116,9 @@ def parsed(path, parse, tell):
     except FileNotFoundError:
         return {}
     except DAMAGE as e:
-        reason = getattr(e, 'strerror', None) or str(e).replace('<unknown>, ', '') or 'nested too deep'
+        reason = (
+            getattr(e, 'strerror', None) or str(e).replace('<unknown>, ', '') or 'nested too deep'
+        )
         tell(f'{path} cannot be read ({reason}) and is left out; mend it, or move it away')
         return {}
 
@@ -97,21 +126,58 @@ def parsed(path, parse, tell):
 def read_run(name, folder, tell):
     """The Run of a folder that holds a log.jsonl."""
     read = lambda file, parse: parsed(os.path.join(folder, file), parse, tell)
-    log, own, code = read('log.jsonl', log_lines), read('settings.py', literals), read('source.zip', checksums)
-    scores, machine = (read(file, lambda text: {**json.loads(text)}) for file in ('scores.json', 'machine.json'))
-    train, val = [e for e in log if 'loss' in e], [e for e in log if number(e.get('val/mIoU')) is not None]
+    log, own, code = (
+        read('log.jsonl', log_lines),
+        read('settings.py', literals),
+        read('source.zip', checksums),
+    )
+    scores, machine = (
+        read(file, lambda text: {**json.loads(text)}) for file in ('scores.json', 'machine.json')
+    )
+    train, val = (
+        [e for e in log if 'loss' in e],
+        [e for e in log if number(e.get('val/mIoU')) is not None],
+    )
     best, last = max(val, key=lambda e: e['val/mIoU'], default={}), val[-1] if val else {}
     speeds = [e['images_per_s'] for e in train if number(e.get('images_per_s')) is not None]
-    notes = [str(scores[key]) for key, usual in (('dataset', own.get('DATASET')), ('split', own.get('VAL_SPLIT'))) if scores.get(key) not in (None, usual)]
-    views, file = str(scores.get('views', '')), os.path.basename(str(scores.get('checkpoint', 'best.pth')))
-    notes += [file] * (file != 'best.pth') + ['several views'] * ('single' in scores) + ['windows'] * ('windows' in views)
-    notes += re.findall(r'of (\d+ pixels(?: on the short side(?:, at most \d+ on the long one)?)?)', views)  # TEST_BASE_SIZE, TEST_SHORT_SIDE
-    hardware = ' x '.join(str(machine[k]) for k in ('devices', 'device') if k in machine), machine.get('precision')
-    return Run(name, own, code, train, val, best, last, {
-        'steps': f'{max((e["step"] for e in log), default=0)} / {own.get("ITER_MAX", "-")}',
-        'best mIoU': percent(best.get('val/mIoU')) + (f' @ {best["step"]}' if best else ''), 'last mIoU': percent(last.get('val/mIoU')),
-        'eval': percent(scores.get('mIoU')) + (f' ({", ".join(notes)})' if notes else ''),
-        'images/s': f'{median(speeds):.1f}' if speeds else '-', 'hardware': ', '.join(str(x) for x in hardware if x) or '-'})
+    notes = [
+        str(scores[key])
+        for key, usual in (('dataset', own.get('DATASET')), ('split', own.get('VAL_SPLIT')))
+        if scores.get(key) not in (None, usual)
+    ]
+    views, file = (
+        str(scores.get('views', '')),
+        os.path.basename(str(scores.get('checkpoint', 'best.pth'))),
+    )
+    notes += (
+        [file] * (file != 'best.pth')
+        + ['several views'] * ('single' in scores)
+        + ['windows'] * ('windows' in views)
+    )
+    notes += re.findall(
+        r'of (\d+ pixels(?: on the short side(?:, at most \d+ on the long one)?)?)', views
+    )  # TEST_BASE_SIZE, TEST_SHORT_SIDE
+    hardware = (
+        ' x '.join(str(machine[k]) for k in ('devices', 'device') if k in machine),
+        machine.get('precision'),
+    )
+    return Run(
+        name,
+        own,
+        code,
+        train,
+        val,
+        best,
+        last,
+        {
+            'steps': f'{max((e["step"] for e in log), default=0)} / {own.get("ITER_MAX", "-")}',
+            'best mIoU': percent(best.get('val/mIoU')) + (f' @ {best["step"]}' if best else ''),
+            'last mIoU': percent(last.get('val/mIoU')),
+            'eval': percent(scores.get('mIoU')) + (f' ({", ".join(notes)})' if notes else ''),
+            'images/s': f'{median(speeds):.1f}' if speeds else '-',
+            'hardware': ', '.join(str(x) for x in hardware if x) or '-',
+        },
+    )
 
 
 def with_em(run):
@@ -127,14 +193,21 @@ def run_folders(folder, tell):
     """The run folders of an experiment: itself, or those in its LOG_DIR, or in itself; none, after telling, if it is no experiment."""
     if os.path.isfile(os.path.join(folder, 'log.jsonl')):
         return [folder]
-    own = parsed(os.path.join(folder, 'settings.py'), literals, tell) if os.path.isdir(folder) else {}
+    own = (
+        parsed(os.path.join(folder, 'settings.py'), literals, tell) if os.path.isdir(folder) else {}
+    )
     logs = os.path.normpath(os.path.join(folder, str(own.get('LOG_DIR', 'logdir'))))
     for place in logs, folder:
         found = sorted(glob.glob(os.path.join(glob.escape(place), '*', 'log.jsonl')))
         if found:
             return list(map(os.path.dirname, found))
-    lack = f'has no run yet: there is no log.jsonl in the folders in {logs}' if own else \
-        'is no experiment: no log.jsonl in it or in its folders' if os.path.isdir(folder) else 'is no folder'
+    lack = (
+        f'has no run yet: there is no log.jsonl in the folders in {logs}'
+        if own
+        else 'is no experiment: no log.jsonl in it or in its folders'
+        if os.path.isdir(folder)
+        else 'is no folder'
+    )
     tell(f'{folder} {lack}; name copies of the project, log folders, or the folders of single runs')
     return []
 
@@ -168,19 +241,36 @@ def table(rows, markdown=False):
     """Lines of text, from dicts of cells that have the same keys."""
     cells = [list(rows[0]), *(list(row.values()) for row in rows)]
     if markdown:  # where | would end the cell and __init__ be bold
-        head, *rest = [[re.sub(r'[\\|*`<]|_(?=_)|(?<=_)_', r'\\\g<0>', c.strip()) for c in line] for line in cells]
+        head, *rest = [
+            [re.sub(r'[\\|*`<]|_(?=_)|(?<=_)_', r'\\\g<0>', c.strip()) for c in line]
+            for line in cells
+        ]
         return [f'| {" | ".join(line)} |' for line in (head, ['---'] * len(head), *rest)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    return ['  '.join(c.rjust(w) if k in RIGHT else c.ljust(w) for k, c, w in zip(rows[0], line, widths)).rstrip() for line in cells]
+    return [
+        '  '.join(
+            c.rjust(w) if k in RIGHT else c.ljust(w) for k, c, w in zip(rows[0], line, widths)
+        ).rstrip()
+        for line in cells
+    ]
 
 
 def overview(runs, width, markdown=False):
     """Lines with a row per run; settings and code go below the rows where more than 6 settings differ or the terminal is too narrow."""
-    first, known = next((run for run in runs if run.code), runs[0]), [run for run in runs if run.settings]
+    first, known = (
+        next((run for run in runs if run.code), runs[0]),
+        [run for run in runs if run.settings],
+    )
     names = dict.fromkeys(name for run in known for name in run.settings if name not in PLACES)
     names = [name for name in names if len({setting(run, name) for run in known}) > 1]
     differ = [{name: setting(run, name) for name in names} for run in runs]
-    lines = table([{'run': run.name} | d | {'code': code(run, first)} | run.results for run, d in zip(runs, differ)], markdown)
+    lines = table(
+        [
+            {'run': run.name} | d | {'code': code(run, first)} | run.results
+            for run, d in zip(runs, differ)
+        ],
+        markdown,
+    )
     if markdown or len(names) <= 6 and max(map(len, lines)) <= width:
         return lines
     head, *lines = table([{'run': run.name} | run.results for run in runs])
@@ -188,7 +278,16 @@ def overview(runs, width, markdown=False):
     for i, (run, line, d) in enumerate(zip(runs, lines, differ)):
         words = [f'{k}={v}' for k, v in d.items() if v != (differ[0][k] if i else '-')]
         below = '  '.join([*words, f'code: {code(run, first)}'])
-        found += [line, *textwrap.wrap(below, max(40, width), initial_indent='    ', subsequent_indent='    ', break_on_hyphens=False)]
+        found += [
+            line,
+            *textwrap.wrap(
+                below,
+                max(40, width),
+                initial_indent='    ',
+                subsequent_indent='    ',
+                break_on_hyphens=False,
+            ),
+        ]
     return found
 
 
@@ -196,12 +295,32 @@ def class_table(runs, width, markdown=False):
     """Lines with a row per class and a column per run, as many beside each other as the terminal has room for."""
     keys = dict.fromkeys(k for run in runs for e in run.val for k in e if k.startswith('val/IoU/'))
     if not keys:
-        return ['', 'These logs have no scores per class: the runs are older than such entries. eval.py prints the scores of a checkpoint.']
-    many = len(runs) if markdown else max(1, (width - max(11, *(len(k) - 8 for k in keys))) // (2 + max(13, *(len(run.name) for run in runs))))
+        return [
+            '',
+            'These logs have no scores per class: the runs are older than such entries. eval.py prints the scores of a checkpoint.',
+        ]
+    many = (
+        len(runs)
+        if markdown
+        else max(
+            1,
+            (width - max(11, *(len(k) - 8 for k in keys)))
+            // (2 + max(13, *(len(run.name) for run in runs))),
+        )
+    )
     lines = []
-    for some in [runs[i:i + many] for i in range(0, len(runs), many)]:
-        cells = [{run.name: f'{percent(run.best.get(key))} / {percent(run.last.get(key))}' for run in some} for key in keys]
-        lines += ['', *table([{'best / last': key[8:]} | c for key, c in zip(keys, cells)], markdown)]
+    for some in [runs[i : i + many] for i in range(0, len(runs), many)]:
+        cells = [
+            {
+                run.name: f'{percent(run.best.get(key))} / {percent(run.last.get(key))}'
+                for run in some
+            }
+            for key in keys
+        ]
+        lines += [
+            '',
+            *table([{'best / last': key[8:]} | c for key, c in zip(keys, cells)], markdown),
+        ]
     return lines
 
 
@@ -213,14 +332,24 @@ def plot(runs, path):
         from matplotlib.ticker import LogLocator
     except ImportError:
         raise UserError('--plot needs matplotlib: pip install matplotlib') from None
-    names = [' ' + run.name.encode(errors='replace').decode().replace('$', r'\$') for run in runs]  # no formulas; older matplotlib hides _x
+    names = [
+        ' ' + run.name.encode(errors='replace').decode().replace('$', r'\$') for run in runs
+    ]  # no formulas; older matplotlib hides _x
     across = max(1, 150 // (8 + max(map(len, names))))
     figure = Figure((12, 4.5 + 0.22 * -(-len(runs) // across)), 120, layout='constrained')
     left, right = figure.subplots(1, 2, sharex=True)
     for i, run in enumerate(runs):
-        look = dict(color=f'C{i % 10}', linestyle=('-', '--', ':', '-.')[i // 10 % 4], linewidth=1.2)
+        look = dict(
+            color=f'C{i % 10}', linestyle=('-', '--', ':', '-.')[i // 10 % 4], linewidth=1.2
+        )
         left.plot([e['step'] for e in run.train], [number(e['loss']) for e in run.train], **look)
-        right.plot([e['step'] for e in run.val], [100 * e['val/mIoU'] for e in run.val], marker='o', markersize=3, **look)
+        right.plot(
+            [e['step'] for e in run.val],
+            [100 * e['val/mIoU'] for e in run.val],
+            marker='o',
+            markersize=3,
+            **look,
+        )
     left.set(xlabel='step', ylabel='training loss', yscale='log')
     right.set(xlabel='step', ylabel='validation mIoU in %')
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -235,7 +364,9 @@ def plot(runs, path):
             FigureCanvasAgg(figure).print_png(f)
         os.replace(work, path)
     except OSError as e:
-        raise UserError(f'{path} cannot be written: {e.strerror}; name a file in a folder where you may write') from None
+        raise UserError(
+            f'{path} cannot be written: {e.strerror}; name a file in a folder where you may write'
+        ) from None
     finally:
         if os.path.isfile(work):
             os.unlink(work)

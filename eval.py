@@ -1,12 +1,13 @@
 """Scores a network, and writes its predictions.
 
-    python eval.py recipes/camvid.py                          the run's best checkpoint on VAL_SPLIT
-    python eval.py recipes/camvid.py CHECKPOINT=net.pth SAVE_DIR=out    and pictures: predictions, best and worst images, charts
-    python eval.py TEST_SCALES=0.5,0.75,1,1.25,1.5,1.75 TEST_FLIP=True  beside scale 1 alone; TEST_CROP=513: in sliding windows
-    python eval.py TEST_MODE=test SAVE_DIR=out                the files that the benchmark's server takes
-    torchrun --nproc_per_node=4 eval.py recipes/camvid.py     the same score, sooner
-    python eval.py DATASET=voc --rescore DIR                  scores index pictures that any program saved: train ids; --raw: values of label files
+python eval.py recipes/camvid.py                          the run's best checkpoint on VAL_SPLIT
+python eval.py recipes/camvid.py CHECKPOINT=net.pth SAVE_DIR=out    and pictures: predictions, best and worst images, charts
+python eval.py TEST_SCALES=0.5,0.75,1,1.25,1.5,1.75 TEST_FLIP=True  beside scale 1 alone; TEST_CROP=513: in sliding windows
+python eval.py TEST_MODE=test SAVE_DIR=out                the files that the benchmark's server takes
+torchrun --nproc_per_node=4 eval.py recipes/camvid.py     the same score, sooner
+python eval.py DATASET=voc --rescore DIR                  scores index pictures that any program saved: train ids; --raw: values of label files
 """
+
 import json
 import os
 import time
@@ -36,17 +37,26 @@ def evaluate(net, data, place, how=None, on_image=None, count=None):
     """
     net, how = network.fold(net), how or inference.protocol()
     beside = data.labelled and how != how.single()
-    matrices = torch.zeros(1 + beside, net.n_classes, net.n_classes, dtype=torch.int64, device=place.device)
+    matrices = torch.zeros(
+        1 + beside, net.n_classes, net.n_classes, dtype=torch.int64, device=place.device
+    )
     mine, done = range(place.rank, len(data), place.world), 0
-    with place.autocast(), place.bar(total=len(mine), desc='evaluating', unit='image', leave=False) as bar:
+    with (
+        place.autocast(),
+        place.bar(total=len(mine), desc='evaluating', unit='image', leave=False) as bar,
+    ):
         for image, label, indices in dataset.eval_batches(data, mine, how.budget, place.cuda):
             try:
-                found = inference.predict(net, image.to(place.device, non_blocking=True), how, beside)
+                found = inference.predict(
+                    net, image.to(place.device, non_blocking=True), how, beside
+                )
             except UserError as e:
                 raise UserError(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
                 true = label.to(place.device, non_blocking=True)
-                matrices += torch.stack([metric.confusion(pred, true, net.n_classes) for pred in found])
+                matrices += torch.stack(
+                    [metric.confusion(pred, true, net.n_classes) for pred in found]
+                )
             if on_image and (count is None or done < count):
                 pred = found[0].cpu()
                 for i, index in enumerate(indices):
@@ -79,7 +89,12 @@ class Saver:
     """on_image for evaluate(): FOLDER/index (train ids), FOLDER/colour and FOLDER/overlay, each named after the image."""
 
     def __init__(self, folder, data):
-        self.folder, self.data, self.names, self.image_iou = folder, data, pictures.stems([image for image, _ in data.pairs]), []
+        self.folder, self.data, self.names, self.image_iou = (
+            folder,
+            data,
+            pictures.stems([image for image, _ in data.pairs]),
+            [],
+        )
 
     def path(self, index, kind):
         return os.path.join(self.folder, kind, self.names[index] + '.png')
@@ -89,7 +104,9 @@ class Saver:
         coloured = pictures.colour(pred, colours)
         pictures.save(self.path(index, 'index'), pred, colours)
         pictures.save(self.path(index, 'colour'), coloured)
-        pictures.save(self.path(index, 'overlay'), pictures.overlay(image.permute(1, 2, 0).numpy(), coloured))
+        pictures.save(
+            self.path(index, 'overlay'), pictures.overlay(image.permute(1, 2, 0).numpy(), coloured)
+        )
         if label is not None and (label < len(self.data.names)).any():
             matrix = metric.confusion(torch.from_numpy(pred), label, len(self.data.names))
             self.image_iou.append((metric.scores(matrix)['mIoU'], index))
@@ -100,8 +117,12 @@ class Saver:
         for index in indices:
             image, label = self.data.read(index)
             pred = reading.read_indices(self.path(index, 'index'), None)
-            tiles += [(self.names[index], image), ('label', pictures.colour(label, colours)), (f'prediction, mIoU {100 * iou[index]:.1f}', pictures.colour(pred, colours)),
-                      ('errors', pictures.errors(label, pred, len(self.data.names)))]
+            tiles += [
+                (self.names[index], image),
+                ('label', pictures.colour(label, colours)),
+                (f'prediction, mIoU {100 * iou[index]:.1f}', pictures.colour(pred, colours)),
+                ('errors', pictures.errors(label, pred, len(self.data.names))),
+            ]
         return pictures.sheet(tiles, 4)
 
     def charts(self, found, image_iou, count=8):
@@ -109,9 +130,18 @@ class Saver:
         iou = {index: value for value, index in sorted(image_iou)}
         for name, some in (('worst', list(iou)[:count]), ('best', list(iou)[::-1][:count])):
             pictures.save(os.path.join(self.folder, name + '.png'), self.contact_sheet(some, iou))
-        names, title = self.data.names, f'{settings.NAME}, {settings.DATASET} {self.data.split}: mIoU {100 * found["mIoU"]:.2f} %'
-        pictures.save(os.path.join(self.folder, 'confusion.png'), pictures.confusion(found['confusion'].numpy(), names))
-        pictures.save(os.path.join(self.folder, 'classes.png'), pictures.bars(found['class_iou'], names, title))
+        names, title = (
+            self.data.names,
+            f'{settings.NAME}, {settings.DATASET} {self.data.split}: mIoU {100 * found["mIoU"]:.2f} %',
+        )
+        pictures.save(
+            os.path.join(self.folder, 'confusion.png'),
+            pictures.confusion(found['confusion'].numpy(), names),
+        )
+        pictures.save(
+            os.path.join(self.folder, 'classes.png'),
+            pictures.bars(found['class_iou'], names, title),
+        )
 
 
 def server_files(folder, data):
@@ -119,14 +149,27 @@ def server_files(folder, data):
     files have (VOC: 0..20, Cityscapes: labelIds, ADE20K: 1..150), named after the images."""
     raw = data.classes.raw
     if None in raw or len(raw) < len(data.names):
-        raise UserError(f'{data.classes.path}: not every class has a value to write into files; name a value for each, or take TEST_MODE=testval')
-    table, colours = np.zeros(256, np.uint16 if max(raw) > 255 else np.uint8), np.zeros((256, 3), np.uint8)
-    table[:len(raw)] = raw
+        raise UserError(
+            f'{data.classes.path}: not every class has a value to write into files; name a value for each, or take TEST_MODE=testval'
+        )
+    table, colours = (
+        np.zeros(256, np.uint16 if max(raw) > 255 else np.uint8),
+        np.zeros((256, 3), np.uint8),
+    )
+    table[: len(raw)] = raw
     colours[[v for v in raw if v < 256]] = [c for v, c in zip(raw, data.classes.colours) if v < 256]
-    folder, names = os.path.join(folder, dataset.entry().server), pictures.stems([image for image, _ in data.pairs])
+    folder, names = (
+        os.path.join(folder, dataset.entry().server),
+        pictures.stems([image for image, _ in data.pairs]),
+    )
 
     def save(index, image, label, pred):
-        pictures.save(os.path.join(folder, names[index] + '.png'), table[pred.numpy()], colours if table.dtype == np.uint8 else None)
+        pictures.save(
+            os.path.join(folder, names[index] + '.png'),
+            table[pred.numpy()],
+            colours if table.dtype == np.uint8 else None,
+        )
+
     return save, folder
 
 
@@ -137,23 +180,36 @@ class Rescore:
     """
 
     def __init__(self, folder, data, raw):
-        folder = os.path.join(folder, 'index') if os.path.isdir(os.path.join(folder, 'index')) else folder
+        folder = (
+            os.path.join(folder, 'index')
+            if os.path.isdir(os.path.join(folder, 'index'))
+            else folder
+        )
         if not os.path.isdir(folder):
             raise UserError(f'{folder}: there is no such folder of predictions')
         there, bare = {}, {}
-        for path in sorted(os.path.join(d, f) for d, _, some in os.walk(folder) for f in some if f.lower().endswith('.png')):
+        for path in sorted(
+            os.path.join(d, f)
+            for d, _, some in os.walk(folder)
+            for f in some
+            if f.lower().endswith('.png')
+        ):
             stem = os.path.splitext(path)[0]
             there[os.path.relpath(stem, folder)] = path
             bare.setdefault(os.path.basename(stem), []).append(path)
         names = pictures.stems([image for image, _ in data.pairs])
         for name in [n for n in names if n not in there and n in bare]:
             if len(bare[name]) > 1:
-                raise UserError(f'{bare[name][0]} and {bare[name][1]}: both may be the prediction of {name}; name the folder of one set')
+                raise UserError(
+                    f'{bare[name][0]} and {bare[name][1]}: both may be the prediction of {name}; name the folder of one set'
+                )
             there[name] = bare[name][0]
         lost = [name for name in names if name not in there]
         if lost:
-            raise UserError(f'{os.path.join(folder, lost[0])}.png: this prediction is missing, {len(lost)} of {len(names)} are; '
-                            'they are PNG of class indices with the names of the images')
+            raise UserError(
+                f'{os.path.join(folder, lost[0])}.png: this prediction is missing, {len(lost)} of {len(names)} are; '
+                'they are PNG of class indices with the names of the images'
+            )
         self.data, self.raw, self.paths = data, raw, [there[name] for name in names]
 
     def __call__(self, index):
@@ -161,12 +217,22 @@ class Rescore:
         values = reading.read_indices(path, None)
         label = self.data.read(index)[1]
         if values.shape != label.shape:
-            raise UserError(f'{path}: this prediction is {values.shape[1]}x{values.shape[0]}, the label of its image {label.shape[1]}x{label.shape[0]}')
+            raise UserError(
+                f'{path}: this prediction is {values.shape[1]}x{values.shape[0]}, the label of its image {label.shape[1]}x{label.shape[0]}'
+            )
         ids = self.data.legend.tables['raw'][values] if self.raw else values
         if (ids >= n).any():
-            raise UserError(f'{path}: the value {values[ids >= n][0]} is no class of {settings.DATASET}'
-                            + ('' if self.raw else ' as a train id; if these are values of label files, say --raw'))
-        return metric.confusion(torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(np.array(label)), n)
+            raise UserError(
+                f'{path}: the value {values[ids >= n][0]} is no class of {settings.DATASET}'
+                + (
+                    ''
+                    if self.raw
+                    else ' as a train id; if these are values of label files, say --raw'
+                )
+            )
+        return metric.confusion(
+            torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(np.array(label)), n
+        )
 
 
 def tell(found, name, data, **facts):
@@ -175,7 +241,16 @@ def tell(found, name, data, **facts):
     out = os.path.join(settings.LOG_DIR, settings.NAME, name)
     plain = {key: value for key, value in found.items() if key != 'confusion'}
     with pictures.whole(out) as f:
-        f.write(json.dumps(plain | dict(dataset=settings.DATASET, split=data.split, images=len(data), classes=data.names) | facts, indent=1).encode())
+        f.write(
+            json.dumps(
+                plain
+                | dict(
+                    dataset=settings.DATASET, split=data.split, images=len(data), classes=data.names
+                )
+                | facts,
+                indent=1,
+            ).encode()
+        )
     print(f'scores in {out}')
 
 
@@ -185,34 +260,68 @@ def main(flags):
         raise UsageError('--raw goes with --rescore DIR')
     if mode != 'val' and not folder and '--rescore' not in flags:
         raise UsageError(f'TEST_MODE={mode} writes files; say where: SAVE_DIR=FOLDER')
-    data = dataset.Dataset('test' if mode == 'test' and '--rescore' not in flags else settings.VAL_SPLIT, train=False)
+    data = dataset.Dataset(
+        'test' if mode == 'test' and '--rescore' not in flags else settings.VAL_SPLIT, train=False
+    )
     if (mode == 'val' or '--rescore' in flags) and not data.labelled:
-        raise UserError(f'the split {data.split!r} of {settings.DATASET} has no labels to score; TEST_MODE=testval SAVE_DIR=FOLDER saves the predictions')
+        raise UserError(
+            f'the split {data.split!r} of {settings.DATASET} has no labels to score; TEST_MODE=testval SAVE_DIR=FOLDER saves the predictions'
+        )
     if '--rescore' in flags:
         matrix = torch.zeros(1, *[len(data.names)] * 2, dtype=torch.int64)
-        for one in dataset.spread(Rescore(flags['--rescore'], data, '--raw' in flags), range(place.rank, len(data), place.world), 'scoring', place):
+        for one in dataset.spread(
+            Rescore(flags['--rescore'], data, '--raw' in flags),
+            range(place.rank, len(data), place.world),
+            'scoring',
+            place,
+        ):
             matrix += one
         found = report(place.sum(matrix.to(place.device)), data)
-        return tell(found, 'rescore.json', data, predictions=flags['--rescore']) if place.rank == 0 else None
+        return (
+            tell(found, 'rescore.json', data, predictions=flags['--rescore'])
+            if place.rank == 0
+            else None
+        )
     if mode != 'val':
         data.forget_labels()
-    on_image, where = server_files(folder, data) if mode == 'test' else (Saver(folder, data) if folder else None, folder)
+    on_image, where = (
+        server_files(folder, data)
+        if mode == 'test'
+        else (Saver(folder, data) if folder else None, folder)
+    )
     path, how = checkpoint.to_evaluate(), inference.protocol()
     net, step = load(place, path)
-    place.say(f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; {place.world} x {place.device}, {place.amp() or "float32"}\n{how}')
+    place.say(
+        f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; {place.world} x {place.device}, {place.amp() or "float32"}\n{how}'
+    )
     if mode == 'val':
-        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)  # rather now than after hours
+        os.makedirs(
+            os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True
+        )  # rather now than after hours
     begin = time.time()
     found = evaluate(net, data, place, how, on_image)
     speed = len(data) / (time.time() - begin)
-    images = [one for some in place.gather(on_image.image_iou) for one in some] if found and on_image else []
+    images = (
+        [one for some in place.gather(on_image.image_iou) for one in some]
+        if found and on_image
+        else []
+    )
     if place.rank == 0:
         if found:
             tell(found, 'scores.json', data, checkpoint=path, step=step, views=str(how))
         if images:
             on_image.charts(found, images)
-        print(f'{speed:.1f} images/s' + (f'; {len(data)} files for the server in {where}' if mode == 'test' else
-                                         f'; pictures in {where}: index/ colour/ overlay/' + ' worst.png best.png confusion.png classes.png' * bool(images) if folder else ''))
+        print(
+            f'{speed:.1f} images/s'
+            + (
+                f'; {len(data)} files for the server in {where}'
+                if mode == 'test'
+                else f'; pictures in {where}: index/ colour/ overlay/'
+                + ' worst.png best.png confusion.png classes.png' * bool(images)
+                if folder
+                else ''
+            )
+        )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Seconds, multiply-accumulates and memory, as bench.py measures them."""
+
 import contextlib
 import ctypes
 import time
@@ -16,6 +17,7 @@ def in_turn(steps, rounds, warm=1):
 
 def timed(place, function, number=1):
     """A function that calls `function` `number` times and returns the seconds of one, or of one sample if `function` returns how many it did."""
+
     def step():
         wait()
         begin, done = time.perf_counter(), 0
@@ -24,6 +26,7 @@ def timed(place, function, number=1):
             done += found if type(found) is int else 1
         wait()
         return (time.perf_counter() - begin) / done
+
     wait = torch.cuda.synchronize if place.cuda else lambda: None
     return step
 
@@ -39,7 +42,9 @@ def compare(place, what, forms, rounds, number):
     found = in_turn({name: timed(place, f, number) for name, f in forms.items()}, rounds)
     first, *others = found
     for name, times in found.items():
-        print(f'{what}  {name:8}  {spread([1e3 * t for t in times])} ms, {spread([1 / t for t in times])} per second')
+        print(
+            f'{what}  {name:8}  {spread([1e3 * t for t in times])} ms, {spread([1 / t for t in times])} per second'
+        )
     for name in others:
         print(f'{what}  {name} / {first}: time {spread(found[name], found[first])}')
 
@@ -63,9 +68,11 @@ def watch_memory(place):
     """A function that returns the peak in MiB: on CUDA of all tensors, on Linux the growth of the process from here on, elsewhere nan."""
     if place.cuda:
         torch.cuda.reset_peak_memory_stats()
-        return lambda: torch.cuda.max_memory_allocated() / 2 ** 20
+        return lambda: torch.cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError, AttributeError), open('/proc/self/clear_refs', 'w') as f:
-        ctypes.CDLL('libc.so.6').malloc_trim(0)  # else steps would reuse, unseen, what building the network has left behind
+        ctypes.CDLL('libc.so.6').malloc_trim(
+            0
+        )  # else steps would reuse, unseen, what building the network has left behind
         f.write('5')  # the peak, VmHWM, starts afresh
     before = float(proc('self/status', 'VmRSS').split()[0])
     return lambda: (float(proc('self/status', 'VmHWM').split()[0]) - before) / 1024

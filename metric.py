@@ -1,4 +1,5 @@
 """Confusion matrix on the device, and the scores that follow from it."""
+
 import torch
 
 
@@ -8,8 +9,12 @@ def confusion(pred, label, n_classes):
     Labels outside 0..n-1 (void) are not counted; predictions must lie inside.
     """
     kind = torch.int16 if n_classes < 180 else torch.int32  # (n + 1) * n must fit
-    cell = label.clamp(max=n_classes).to(kind).mul_(n_classes).add_(pred)  # void goes to an extra row
-    return torch.bincount(cell.flatten(), minlength=(n_classes + 1) * n_classes)[:n_classes * n_classes].view(n_classes, n_classes)
+    cell = (
+        label.clamp(max=n_classes).to(kind).mul_(n_classes).add_(pred)
+    )  # void goes to an extra row
+    return torch.bincount(cell.flatten(), minlength=(n_classes + 1) * n_classes)[
+        : n_classes * n_classes
+    ].view(n_classes, n_classes)
 
 
 def scores(matrix):
@@ -28,8 +33,15 @@ def scores(matrix):
     if not total:
         raise ValueError('no pixel carries a label, so there is nothing to score')
     seen = true > 0
-    return dict(pAcc=(right.sum() / total).item(), mAcc=mean(acc), mIoU=mean(iou), fIoU=(true[seen] / total * iou[seen]).sum().item(),
-                absent=int(iou.isnan().sum()), class_iou=plain(iou), class_acc=plain(acc))
+    return dict(
+        pAcc=(right.sum() / total).item(),
+        mAcc=mean(acc),
+        mIoU=mean(iou),
+        fIoU=(true[seen] / total * iou[seen]).sum().item(),
+        absent=int(iou.isnan().sum()),
+        class_iou=plain(iou),
+        class_acc=plain(acc),
+    )
 
 
 def table(found, names):
@@ -38,10 +50,22 @@ def table(found, names):
     width, sides = max(map(len, names)), [found, found['single']] if 'single' in found else [found]
     rows = [f'{"":{width}}       all views    scale 1 alone'] * (len(sides) > 1)
     rows += [f'{"class":{width}}' + '     IoU     acc' * len(sides)]
-    for name, *cells in zip(names, *(zip(s['class_iou'], s['class_acc']) for s in sides), strict=True):
-        rows += [f'{name:{width}}  ' + '  '.join(f'{percent(iou)}  {percent(acc)}' for iou, acc in cells)]
-    means = lambda s: '  '.join(f'{key} {100 * s[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc'))
-    rows += [means(found)] if len(sides) == 1 else [f'all views:     {means(found)}', f'scale 1 alone: {means(found["single"])}']
+    for name, *cells in zip(
+        names, *(zip(s['class_iou'], s['class_acc']) for s in sides), strict=True
+    ):
+        rows += [
+            f'{name:{width}}  ' + '  '.join(f'{percent(iou)}  {percent(acc)}' for iou, acc in cells)
+        ]
+    means = lambda s: '  '.join(
+        f'{key} {100 * s[key]:.2f}' for key in ('mIoU', 'fIoU', 'pAcc', 'mAcc')
+    )
+    rows += (
+        [means(found)]
+        if len(sides) == 1
+        else [f'all views:     {means(found)}', f'scale 1 alone: {means(found["single"])}']
+    )
     if found['absent']:
-        rows += [f'{found["absent"]} of {len(names)} classes occur neither in the labels nor in the predictions and are left out of the means']
+        rows += [
+            f'{found["absent"]} of {len(names)} classes occur neither in the labels nor in the predictions and are left out of the means'
+        ]
     return '\n'.join(rows)

@@ -6,6 +6,7 @@ From the bottom up: the EM attention unit `EMAU` (paper, section 3; it can be li
     net(image, label)          loss_sum (b,), count (b,), mu (b, c, k) or None, for training
 A uint8 image is normalised inside, a float image is taken as it is. Any size goes in.
 """
+
 import copy
 import functools
 import math
@@ -66,8 +67,19 @@ class EMAU(nn.Module):
     Of half precision only the products over bfloat16 pixels are left inside.
     """
 
-    def __init__(self, c, k, stage_num=3, *, test_stage_num=None, momentum=0.9, update='moving_avg', norm='l2', grad=False,
-                 norm_layer=nn.BatchNorm2d):
+    def __init__(
+        self,
+        c,
+        k,
+        stage_num=3,
+        *,
+        test_stage_num=None,
+        momentum=0.9,
+        update='moving_avg',
+        norm='l2',
+        grad=False,
+        norm_layer=nn.BatchNorm2d,
+    ):
         super().__init__()
         self.stage_num, self.test_stage_num = stage_num, test_stage_num or stage_num
         self.momentum, self.update, self.norm, self.grad = momentum, update, norm, grad
@@ -106,12 +118,20 @@ class EMAU(nn.Module):
         enabled = torch.is_grad_enabled()
         for stage in range(stages):
             last = stage == stages - 1
-            with torch.set_grad_enabled(enabled and (self.update == 'learnt' or self.grad and last)):
+            with torch.set_grad_enabled(
+                enabled and (self.update == 'learnt' or self.grad and last)
+            ):
                 on_bases = (bias @ mu).unsqueeze(1)  # b 1 k
-                z = torch.baddbmm(on_bases.to(half), x, (weight.t() @ mu).to(half)).to(mu.dtype).softmax(2)  # b n k
+                z = (
+                    torch.baddbmm(on_bases.to(half), x, (weight.t() @ mu).to(half))
+                    .to(mu.dtype)
+                    .softmax(2)
+                )  # b n k
             with torch.set_grad_enabled(enabled and self.update == 'learnt'):
                 mass = z.sum(1, keepdim=True)  # b 1 k
-                mu = weight @ (x.transpose(1, 2) @ z.to(half)).to(mu.dtype) + bias[:, None] * mass  # b c k
+                mu = (
+                    weight @ (x.transpose(1, 2) @ z.to(half)).to(mu.dtype) + bias[:, None] * mass
+                )  # b c k
                 mu = self.normalise(mu / (1e-6 + mass))
         x = z.to(half) @ mu.to(half).transpose(1, 2)  # b n c
         return x.transpose(1, 2).unflatten(2, size), mu, z
@@ -119,7 +139,9 @@ class EMAU(nn.Module):
     def forward(self, x, maps=False):
         """With `maps` there is a third output: the last responsibilities z as maps (b, k, h, w)."""
         with torch.autocast(x.device.type, enabled=False):
-            y, mu, z = self.attend(x.float() if x.dtype == torch.float16 else x)  # sums over pixels leave the range of float16
+            y, mu, z = self.attend(
+                x.float() if x.dtype == torch.float16 else x
+            )  # sums over pixels leave the range of float16
             if self.training:
                 self.watch(z.detach(), mu.detach())
         y = self.conv2(y.relu_()).add_(x).relu_()
@@ -128,9 +150,13 @@ class EMAU(nn.Module):
     def watch(self, z, mu):
         """Puts into `statistics` how responsibilities z (b, n, k) and bases mu (b, c, k) of a batch cluster; stays on the device."""
         k = z.shape[2]
-        entropy = torch.special.entr(z).sum(2).mean() / math.log(max(k, 2))  # 1: every pixel belongs to all bases alike
+        entropy = torch.special.entr(z).sum(2).mean() / math.log(
+            max(k, 2)
+        )  # 1: every pixel belongs to all bases alike
         unit = F.normalize(mu, dim=1)
-        pairs = unit.sum(2).square().sum(1) - unit.square().sum((1, 2))  # b, sum of the cosines of all ordered pairs of bases
+        pairs = unit.sum(2).square().sum(1) - unit.square().sum(
+            (1, 2)
+        )  # b, sum of the cosines of all ordered pairs of bases
         cosine = pairs.mean() / max(k * (k - 1), 1)
         self.statistics.copy_(torch.cat([z.mean((0, 1)), entropy[None], cosine[None]]))
 
@@ -170,21 +196,53 @@ class SegNet(nn.Module):
     bgr            uint8 images, which are RGB, go to the trunk as BGR
     enlarge        (logits, size) -> logits (b, n, *size), float32 at least
     """
+
     amp = None  # type of mixed precision; for nn.DataParallel, whose threads do not know the one in force outside
 
-    def __init__(self, trunk, head, n_classes, *, criterion, whole, class_weights, aux_weight, extra_weights, main_weight, dropout, norm, mean, std,
-                 bgr, enlarge):
+    def __init__(
+        self,
+        trunk,
+        head,
+        n_classes,
+        *,
+        criterion,
+        whole,
+        class_weights,
+        aux_weight,
+        extra_weights,
+        main_weight,
+        dropout,
+        norm,
+        mean,
+        std,
+        bgr,
+        enlarge,
+    ):
         super().__init__()
         self.extractor, widths = trunk
-        self.n_classes, self.criterion, self.whole, self.bgr, self.enlarge = n_classes, criterion, whole, bgr, enlarge
-        self.aux_weight, self.extra_weights, self.main_weight = aux_weight, extra_weights, main_weight
+        self.n_classes, self.criterion, self.whole, self.bgr, self.enlarge = (
+            n_classes,
+            criterion,
+            whole,
+            bgr,
+            enlarge,
+        )
+        self.aux_weight, self.extra_weights, self.main_weight = (
+            aux_weight,
+            extra_weights,
+            main_weight,
+        )
         if head:
             self.head = head
         if aux_weight:
             self.aux = FCNHead(widths[2], n_classes, 256, dropout, norm)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.register_buffer('class_weights', None if class_weights is None else torch.tensor(class_weights, dtype=self.mean.dtype), persistent=False)
+        self.register_buffer(
+            'class_weights',
+            None if class_weights is None else torch.tensor(class_weights, dtype=self.mean.dtype),
+            persistent=False,
+        )
 
     def normalise(self, image):
         """uint8 RGB (b, 3, h, w) -> (image / 255 - MEAN) / STD, its channels in the trunk's order; another type as it is."""
@@ -203,7 +261,12 @@ class SegNet(nn.Module):
 
     def decode(self, maps, image=None):
         """What the head makes of the trunk's maps; only heads that say `sees_image` need the image."""
-        return self.head(*maps, **dict(image=self.normalise(image), trunk=self.maps) if trait(self.head, 'sees_image') else {})
+        return self.head(
+            *maps,
+            **dict(image=self.normalise(image), trunk=self.maps)
+            if trait(self.head, 'sees_image')
+            else {},
+        )
 
     def forward(self, image, label=None, coarse=False):
         if self.amp is None:
@@ -224,16 +287,23 @@ class SegNet(nn.Module):
             outputs.append((self.aux_weight, self.aux(maps[2])))
         for weight, logits in outputs:
             aux_sum, aux_count = self.loss(logits, label)
-            ratio = count.sum() / aux_count.sum().clamp(min=1e-6)  # 1, but for OHEM over its hard pixels: each head has its own
+            ratio = count.sum() / aux_count.sum().clamp(
+                min=1e-6
+            )  # 1, but for OHEM over its hard pixels: each head has its own
             loss_sum = loss_sum + weight * ratio * aux_sum
         return loss_sum, count, found.get('mu')
 
     def loss(self, logits, label):
         """The criterion of (b, n, h', w') logits at the size of the label: one image after the other, and again in backward, so that
         full-size logits are never held for more than one image (unless it needs the `whole` batch)."""
-        one = lambda x, y: self.criterion(self.enlarge(x, y.shape[1:]), y, weight=self.class_weights)
+        one = lambda x, y: self.criterion(
+            self.enlarge(x, y.shape[1:]), y, weight=self.class_weights
+        )
         parts = (t.split(len(label) if self.whole else 1) for t in (logits.contiguous(), label))
-        found = [checkpoint(one, x, y, use_reentrant=False, preserve_rng_state=False) for x, y in zip(*parts, strict=True)]
+        found = [
+            checkpoint(one, x, y, use_reentrant=False, preserve_rng_state=False)
+            for x, y in zip(*parts, strict=True)
+        ]
         return tuple(map(torch.cat, zip(*found)))
 
     def update_bases(self, mu):
@@ -251,7 +321,9 @@ class EMANet(SegNet):
         c = unit.conv1.in_channels
         self.fc0 = ConvBNReLU(trunk[1][-1], c, 3, norm)
         self.emau = unit
-        self.fc1 = nn.Sequential(*[ConvBNReLU(c, width, 3, norm)] if width else [], nn.Dropout2d(dropout))
+        self.fc1 = nn.Sequential(
+            *[ConvBNReLU(c, width, 3, norm)] if width else [], nn.Dropout2d(dropout)
+        )
         self.fc2 = nn.Conv2d(width or c, n_classes, 1)
 
     def decode(self, maps, image=None):
@@ -275,9 +347,13 @@ def upsample(logits, size, form='corners', stride=None):
         logits = logits.float()
     if form == 'crop':
         if any(not 0 <= n * stride - m < stride for n, m in zip(logits.shape[2:], size)):
-            raise settings.UsageError(f'UPSAMPLE=crop enlarges logits by STRIDE, and these, {logits.shape[2]}x{logits.shape[3]} '
-                                      f'for {size[0]}x{size[1]} pixels, do not have that stride; take UPSAMPLE=corners')
-        return F.interpolate(logits, scale_factor=stride, mode='bilinear', align_corners=False)[..., :size[0], :size[1]]
+            raise settings.UsageError(
+                f'UPSAMPLE=crop enlarges logits by STRIDE, and these, {logits.shape[2]}x{logits.shape[3]} '
+                f'for {size[0]}x{size[1]} pixels, do not have that stride; take UPSAMPLE=corners'
+            )
+        return F.interpolate(logits, scale_factor=stride, mode='bilinear', align_corners=False)[
+            ..., : size[0], : size[1]
+        ]
     return F.interpolate(logits, size, mode='bilinear', align_corners=form == 'corners')
 
 
@@ -298,11 +374,12 @@ HEADS = {
     'bisenet': BiSeNet,
 }
 TRAITS = dict(
-    extra_weights=(),     # usual weights of the losses of its 'aux' outputs, in order
-    main_weight=1.0,      # of the loss of 'out'
+    extra_weights=(),  # usual weights of the losses of its 'aux' outputs, in order
+    main_weight=1.0,  # of the loss of 'out'
     strides=(8, 16, 32),  # of the trunk that it goes with
     layers=tuple(RESNETS),
-    sees_image=False)     # its forward takes image=(b, 3, h, w), normalised, and trunk=function image -> [c1, c2, c3, c4]
+    sees_image=False,
+)  # its forward takes image=(b, 3, h, w), normalised, and trunk=function image -> [c1, c2, c3, c4]
 
 
 def trait(head, name):
@@ -312,20 +389,46 @@ def trait(head, name):
 
 def make_head(name, widths, n_classes, norm=nn.BatchNorm2d):
     """A head as settings describe it; those named after it are keyword arguments of its own: PSP_BINS is bins of HEAD=psp."""
-    found = {key[len(name) + 1:].lower(): value for key, value in settings.in_force().items() if key.startswith(name.upper() + '_')}
+    found = {
+        key[len(name) + 1 :].lower(): value
+        for key, value in settings.in_force().items()
+        if key.startswith(name.upper() + '_')
+    }
     if name == 'psa' and found['mask'] is None:
-        found['mask'] = mask_side(settings.CROP_SIZE, settings.STRIDE, found['shrink'], found['compact'])
-    return HEADS[name](widths, n_classes, channels=settings.HEAD_CHANNELS, dropout=settings.DROPOUT, norm=norm, **found)
+        found['mask'] = mask_side(
+            settings.CROP_SIZE, settings.STRIDE, found['shrink'], found['compact']
+        )
+    return HEADS[name](
+        widths,
+        n_classes,
+        channels=settings.HEAD_CHANNELS,
+        dropout=settings.DROPOUT,
+        norm=norm,
+        **found,
+    )
 
 
 def criterion():
     """The loss that settings name, as SegNet takes it."""
     s = settings
     if s.LABEL_SMOOTHING and s.LOSS not in ('ce', 'ohem'):
-        raise settings.UsageError(f'LABEL_SMOOTHING goes with LOSS=ce and LOSS=ohem, not with {s.LOSS}; set it to 0')
-    named = {'ce': functools.partial(loss.cross_entropy, average=s.LOSS_AVG, smoothing=s.LABEL_SMOOTHING),
-             'ohem': functools.partial(loss.ohem, average=s.LOSS_AVG, threshold=s.OHEM_THRESHOLD, keep=s.OHEM_KEEP, smoothing=s.LABEL_SMOOTHING),
-             'focal': functools.partial(loss.focal, average=s.LOSS_AVG, gamma=s.FOCAL_GAMMA), 'dice': loss.dice}
+        raise settings.UsageError(
+            f'LABEL_SMOOTHING goes with LOSS=ce and LOSS=ohem, not with {s.LOSS}; set it to 0'
+        )
+    named = {
+        'ce': functools.partial(
+            loss.cross_entropy, average=s.LOSS_AVG, smoothing=s.LABEL_SMOOTHING
+        ),
+        'ohem': functools.partial(
+            loss.ohem,
+            average=s.LOSS_AVG,
+            threshold=s.OHEM_THRESHOLD,
+            keep=s.OHEM_KEEP,
+            smoothing=s.LABEL_SMOOTHING,
+        ),
+        'focal': functools.partial(loss.focal, average=s.LOSS_AVG, gamma=s.FOCAL_GAMMA),
+        'dice': loss.dice,
+    }
     return functools.partial(named[s.LOSS], ignore=s.IGNORE_LABEL)
 
 
@@ -335,28 +438,66 @@ def build(head=None, n_layers=None, n_classes=None, weights=None):
     `weights`: n numbers that weigh the classes in the loss; None = equal, whatever settings say.
     """
     s = settings
-    head, n_layers, n_classes = head or s.HEAD, n_layers or s.N_LAYERS, n_classes or dataset.n_classes()
+    head, n_layers, n_classes = (
+        head or s.HEAD,
+        n_layers or s.N_LAYERS,
+        n_classes or dataset.n_classes(),
+    )
     if head not in HEADS:
-        raise settings.UsageError(f'HEAD = {head!r}: there is no such head' + (settings.nearest(head, HEADS) or f'; there are {", ".join(HEADS)}'))
-    for name, value, fitting in (('STRIDE', s.STRIDE, trait(HEADS[head], 'strides')), ('N_LAYERS', n_layers, trait(HEADS[head], 'layers'))):
+        raise settings.UsageError(
+            f'HEAD = {head!r}: there is no such head'
+            + (settings.nearest(head, HEADS) or f'; there are {", ".join(HEADS)}')
+        )
+    for name, value, fitting in (
+        ('STRIDE', s.STRIDE, trait(HEADS[head], 'strides')),
+        ('N_LAYERS', n_layers, trait(HEADS[head], 'layers')),
+    ):
         if value not in fitting:
-            raise settings.UsageError(f'HEAD={head} does not go with {name} = {value}; it takes {" or ".join(f"{name}={v}" for v in fitting)}')
+            raise settings.UsageError(
+                f'HEAD={head} does not go with {name} = {value}; it takes {" or ".join(f"{name}={v}" for v in fitting)}'
+            )
     norm = functools.partial(BatchNorm2d, momentum=settings.bn_momentum(settings.in_force()))
     trunk = resnet(n_layers, s.STEM, s.STRIDE, s.MULTI_GRID, s.FIRST_BLOCK, s.STRIDE_IN_1X1, norm)
     module = None if head == 'ema' else make_head(head, trunk[1], n_classes, norm)
     extra = trait(module, 'extra_weights')
     if s.EXTRA_WEIGHTS is not None and len(s.EXTRA_WEIGHTS) != len(extra):
-        raise settings.UsageError(f'EXTRA_WEIGHTS = {s.EXTRA_WEIGHTS} will not do: HEAD={head} has {len(extra)} outputs of its own to weigh; '
-                                  f'EXTRA_WEIGHTS=None takes the usual weights{f", {extra}" * bool(extra)}')
+        raise settings.UsageError(
+            f'EXTRA_WEIGHTS = {s.EXTRA_WEIGHTS} will not do: HEAD={head} has {len(extra)} outputs of its own to weigh; '
+            f'EXTRA_WEIGHTS=None takes the usual weights{f", {extra}" * bool(extra)}'
+        )
     if weights is not None and (len(weights) != n_classes or not any(weights)):
-        raise settings.UsageError(f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0')
-    frame = dict(criterion=criterion(), whole=s.LOSS == 'ohem', class_weights=weights, main_weight=trait(module, 'main_weight'),
-                 aux_weight=s.AUX_WEIGHT, extra_weights=extra if s.EXTRA_WEIGHTS is None else s.EXTRA_WEIGHTS, dropout=s.DROPOUT, norm=norm,
-                 mean=s.MEAN, std=s.STD, bgr=s.CHANNELS == 'bgr', enlarge=functools.partial(upsample, form=s.UPSAMPLE, stride=s.STRIDE))
+        raise settings.UsageError(
+            f'CLASS_WEIGHTS = {weights} will not do: {s.DATASET} takes {n_classes} numbers, one per class, not all of them 0'
+        )
+    frame = dict(
+        criterion=criterion(),
+        whole=s.LOSS == 'ohem',
+        class_weights=weights,
+        main_weight=trait(module, 'main_weight'),
+        aux_weight=s.AUX_WEIGHT,
+        extra_weights=extra if s.EXTRA_WEIGHTS is None else s.EXTRA_WEIGHTS,
+        dropout=s.DROPOUT,
+        norm=norm,
+        mean=s.MEAN,
+        std=s.STD,
+        bgr=s.CHANNELS == 'bgr',
+        enlarge=functools.partial(upsample, form=s.UPSAMPLE, stride=s.STRIDE),
+    )
     if head == 'ema':
-        unit = EMAU(s.EM_CHANNELS, s.EM_BASES, s.STAGE_NUM, test_stage_num=s.TEST_STAGE_NUM, momentum=s.EM_MOM, update=s.EM_UPDATE,
-                    norm=s.EM_NORM, grad=s.EM_GRAD, norm_layer=norm)
-        return EMANet(trunk, n_classes, unit=unit, width=s.HEAD_CHANNELS if s.SECOND_CONV else 0, **frame)
+        unit = EMAU(
+            s.EM_CHANNELS,
+            s.EM_BASES,
+            s.STAGE_NUM,
+            test_stage_num=s.TEST_STAGE_NUM,
+            momentum=s.EM_MOM,
+            update=s.EM_UPDATE,
+            norm=s.EM_NORM,
+            grad=s.EM_GRAD,
+            norm_layer=norm,
+        )
+        return EMANet(
+            trunk, n_classes, unit=unit, width=s.HEAD_CHANNELS if s.SECOND_CONV else 0, **frame
+        )
     return SegNet(trunk, module, n_classes, **frame)
 
 
@@ -366,7 +507,11 @@ def fold(net):
     for parent in list(net.modules()):
         before = None
         for name, child in list(parent.named_children()):
-            if before and isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)) and isinstance(before[2], nn.Conv2d):
+            if (
+                before
+                and isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm))
+                and isinstance(before[2], nn.Conv2d)
+            ):
                 setattr(*before[:2], fuse_conv_bn_eval(before[2], child))
                 setattr(parent, name, nn.Identity())
             last = isinstance(child, nn.Sequential) and len(child) and child[-1]

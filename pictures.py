@@ -1,4 +1,5 @@
 """Pictures of train ids: colours, overlays, errors, legends, contact sheets and charts; all are (h, w, 3) uint8 RGB arrays."""
+
 import contextlib
 import os
 
@@ -49,7 +50,7 @@ def stems(paths):
 def palette(colours):
     """(n, 3) colours -> (256, 3); what the table lacks is black."""
     table = np.zeros((256, 3), np.uint8)
-    table[:len(colours)] = colours
+    table[: len(colours)] = colours
     return table
 
 
@@ -81,7 +82,9 @@ def text(words, width, size=14):
 def stack(rows):
     """Pictures below each other, all as wide as the widest, on white."""
     width = max(r.shape[1] for r in rows)
-    return np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows])
+    return np.concatenate(
+        [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
+    )
 
 
 def box(picture, width):
@@ -93,26 +96,38 @@ def resize(picture, width, height):
     """A picture made smaller or larger, to fit into a box."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    return cv2.resize(
+        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    )
 
 
 def fit(picture, width, height):
     """The same, on white."""
     found = resize(picture, width, height)
-    return np.pad(found, ((0, height - found.shape[0]), (0, width - found.shape[1]), (0, 0)), constant_values=255)
+    return np.pad(
+        found,
+        ((0, height - found.shape[0]), (0, width - found.shape[1]), (0, 0)),
+        constant_values=255,
+    )
 
 
 def sheet(tiles, columns, width=300, gap=4):
     """A contact sheet of [(caption, picture)], row by row; all boxes are that of the first picture."""
     width, height = box(tiles[0][1], width)
-    boxes = [np.pad(stack([fit(p, width, height), text(caption, width, max(10, width // 22))]), ((0, gap), (0, gap), (0, 0)), constant_values=255)
-             for caption, p in tiles]
-    return stack([np.concatenate(boxes[i:i + columns], 1) for i in range(0, len(boxes), columns)])
+    boxes = [
+        np.pad(
+            stack([fit(p, width, height), text(caption, width, max(10, width // 22))]),
+            ((0, gap), (0, gap), (0, 0)),
+            constant_values=255,
+        )
+        for caption, p in tiles
+    ]
+    return stack([np.concatenate(boxes[i : i + columns], 1) for i in range(0, len(boxes), columns)])
 
 
 def legend(ids, names, colours, width):
     """The classes that occur in ids (h, w), most frequent first, with colour and share of the pixels."""
-    counts = np.bincount(np.asarray(ids).ravel(), minlength=256)[:len(names)]
+    counts = np.bincount(np.asarray(ids).ravel(), minlength=256)[: len(names)]
     order = [i for i in np.argsort(-counts, kind='stable') if counts[i]]
     size = max(11, width // 45)
     font, line = ImageFont.load_default(size), round(1.5 * size)
@@ -137,8 +152,15 @@ def heat(image, maps, width=300):
     tiles = []
     for i in np.argsort(-share, kind='stable'):
         m = cv2.resize(maps[i] / max(maps[i].max(), 1e-12), image.shape[1::-1])[..., None]
-        glow = cv2.applyColorMap((255 * m).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-        tiles.append((f'{i}: {100 * share[i]:.1f} %, up to {maps[i].max():.2f}', (dim * (1 - m) + glow * m).astype(np.uint8)))
+        glow = cv2.applyColorMap((255 * m).clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[
+            ..., ::-1
+        ]
+        tiles.append(
+            (
+                f'{i}: {100 * share[i]:.1f} %, up to {maps[i].max():.2f}',
+                (dim * (1 - m) + glow * m).astype(np.uint8),
+            )
+        )
     return tiles
 
 
@@ -166,7 +188,15 @@ def confusion(matrix, names):
     axes.set_yticks(range(n), names, fontsize=size)
     axes.set(xlabel='prediction', ylabel='label', title="% of the label's pixels")
     for y, x in zip(*np.nonzero(share >= 0.5)) if n <= 40 else ():
-        axes.text(x, y, f'{share[y, x]:.0f}', ha='center', va='center', fontsize=size * 0.8, color='white' if share[y, x] > 50 else 'black')
+        axes.text(
+            x,
+            y,
+            f'{share[y, x]:.0f}',
+            ha='center',
+            va='center',
+            fontsize=size * 0.8,
+            color='white' if share[y, x] > 50 else 'black',
+        )
     figure.colorbar(found, shrink=0.7)
     return drawn(figure)
 

@@ -6,6 +6,7 @@ Two pairs of classes look alike to the pixel and are told apart by the rest of t
     ripe / unripe  the same fruit; it is ripe if there is a sun anywhere in the scene
 Only integers and exactly rounded float64 operations are used, so that every machine draws the same pixels.
 """
+
 import os
 import shutil
 import tempfile
@@ -32,7 +33,9 @@ def stripes(rng, period, strength):
     """(SIZE, SIZE) float64: slanting triangle waves of a random direction."""
     a, b = rng.randint(-4, 5), rng.randint(-4, 5)
     y, x = np.mgrid[:SIZE, :SIZE]
-    return np.abs((a * x + (b or 1) * y) % (4 * period) / (4 * period) - 0.5) * 4 * strength - strength
+    return (
+        np.abs((a * x + (b or 1) * y) % (4 * period) / (4 * period) - 0.5) * 4 * strength - strength
+    )
 
 
 def ellipse(rng, y, x, ry, rx):
@@ -47,7 +50,11 @@ def ellipse(rng, y, x, ry, rx):
 def scene(rng):
     """One picture (SIZE, SIZE, 3) uint8 BGR and its train ids (SIZE, SIZE) uint8."""
     paint = lambda colour, texture: np.array(colour, np.float64) + texture[..., None]
-    shore = noise(rng, 28, -40, 40) + (np.mgrid[:SIZE, :SIZE][rng.randint(2)] - SIZE / 2) * rng.choice((-1, 1)) + rng.randint(-45, 46)
+    shore = (
+        noise(rng, 28, -40, 40)
+        + (np.mgrid[:SIZE, :SIZE][rng.randint(2)] - SIZE / 2) * rng.choice((-1, 1))
+        + rng.randint(-45, 46)
+    )
     label = np.where(shore > 0, MEADOW, WATER).astype(np.uint8)
     meadow = paint((60, 120, 90), noise(rng, 4, -35, 35))
     water = paint((140, 110, 60), noise(rng, 14, -20, 20) + stripes(rng, 3, 14))
@@ -64,26 +71,47 @@ def scene(rng):
 
     def fruit(kind):
         r = rng.randint(9, 15)
-        put(ellipse(rng, rng.randint(8, SIZE - 8), rng.randint(8, SIZE - 8), r, r + rng.randint(0, 5)), kind,
-            paint((70, 90, 190), noise(rng, 3, -30, 30)))
+        put(
+            ellipse(
+                rng, rng.randint(8, SIZE - 8), rng.randint(8, SIZE - 8), r, r + rng.randint(0, 5)
+            ),
+            kind,
+            paint((70, 90, 190), noise(rng, 3, -30, 30)),
+        )
 
     sunny = rng.randint(2) == 1
-    things = [TREE] * rng.randint(0, 3) + [HUT] * rng.randint(1, 4) + [RIPE if sunny else UNRIPE] * rng.randint(1, 4)
+    things = (
+        [TREE] * rng.randint(0, 3)
+        + [HUT] * rng.randint(1, 4)
+        + [RIPE if sunny else UNRIPE] * rng.randint(1, 4)
+    )
     for kind in rng.permutation(things):
         y, x = rng.randint(10, SIZE - 10, 2)
         if kind == TREE:
-            put(ellipse(rng, y, x, rng.randint(10, 18), rng.randint(10, 18)), TREE, paint((40, 70, 45), noise(rng, 3, -40, 40)))
+            put(
+                ellipse(rng, y, x, rng.randint(10, 18), rng.randint(10, 18)),
+                TREE,
+                paint((40, 70, 45), noise(rng, 3, -40, 40)),
+            )
         elif kind == HUT:
             v, u = np.mgrid[:SIZE, :SIZE]
             h, w = rng.randint(9, 15), rng.randint(11, 19)
-            around = ground[max(0, y - h):y + h, max(0, x - w):x + w]
+            around = ground[max(0, y - h) : y + h, max(0, x - w) : x + w]
             wall = paint((110, 130, 150), stripes(rng, 2, 30) + noise(rng, 7, -12, 12))
-            put((np.abs(v - y) < h) & (np.abs(u - x) < w - np.maximum(0, y - v) / 2), BOAT if (around == WATER).mean() > 0.5 else HUT, wall)
+            put(
+                (np.abs(v - y) < h) & (np.abs(u - x) < w - np.maximum(0, y - v) / 2),
+                BOAT if (around == WATER).mean() > 0.5 else HUT,
+                wall,
+            )
         else:
             fruit(kind)
     if sunny:
         r = rng.randint(9, 13)
-        put(ellipse(rng, rng.randint(12, SIZE - 12), rng.randint(12, SIZE - 12), r, r), SUN, paint((90, 220, 240), noise(rng, 5, -12, 12)))
+        put(
+            ellipse(rng, rng.randint(12, SIZE - 12), rng.randint(12, SIZE - 12), r, r),
+            SUN,
+            paint((90, 220, 240), noise(rng, 5, -12, 12)),
+        )
     image = image * (0.7 + 0.6 * rng.rand()) + rng.randint(-14, 15, image.shape)
     return np.clip(np.floor(image), 0, 255).astype(np.uint8), label
 
@@ -106,7 +134,9 @@ def draw(root):
         try:
             os.rename(work, root)
         except OSError:
-            if not os.path.isdir(os.path.join(root, 'val')):  # else another process has just drawn it
+            if not os.path.isdir(
+                os.path.join(root, 'val')
+            ):  # else another process has just drawn it
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,9 +1,11 @@
 """The ResNet trunk (He et al., CVPR 2016), dilated, with a stem of one 7x7 or of three 3x3 convolutions; keys and numbers of the official EMANet."""
+
 from torch import nn
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left); `second` is the dilation of the second one."""
+
     expansion = 1
 
     def __init__(self, c_in, c, stride, dilation, second, norm):
@@ -22,6 +24,7 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 and a shortcut (figure 5 right), the stride on the 3x3 (resnet() can move it); it has no `second` 3x3 to dilate."""
+
     expansion = 4
 
     def __init__(self, c_in, c, stride, dilation, second, norm):
@@ -47,8 +50,13 @@ def shortcut(c_in, c_out, stride, norm):
     return nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), norm(c_out))
 
 
-RESNETS = {18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
-           50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3))}
+RESNETS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
 
 
 def dilations(stride, blocks, multi_grid, first='half'):
@@ -60,7 +68,10 @@ def dilations(stride, blocks, multi_grid, first='half'):
     """
     plan = [[(1, 1, 1)] * blocks[0], [(2, 1, 1)] + [(1, 1, 1)] * (blocks[1] - 1)]
     dilation = 1
-    for strided, n, grid, full in ((16, blocks[2], (1,), first == 'all'), (32, blocks[3], multi_grid, first in ('layer4', 'all'))):
+    for strided, n, grid, full in (
+        (16, blocks[2], (1,), first == 'all'),
+        (32, blocks[3], multi_grid, first in ('layer4', 'all')),
+    ):
         if stride >= strided:
             plan.append([(2, 1, 1)] + [(1, 1, 1)] * (n - 1))
             continue
@@ -80,9 +91,15 @@ def resnet(n_layers, stem, stride, multi_grid, first, in_1x1, norm):
     block, blocks = RESNETS[n_layers]
     if stem == 'deep':
         c_in = 128
-        convs = nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1, bias=False), norm(64), nn.ReLU(inplace=True),
-                              nn.Conv2d(64, 64, 3, 1, 1, bias=False), norm(64), nn.ReLU(inplace=True),
-                              nn.Conv2d(64, c_in, 3, 1, 1, bias=False))
+        convs = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 2, 1, bias=False),
+            norm(64),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, 64, 3, 1, 1, bias=False),
+            norm(64),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, c_in, 3, 1, 1, bias=False),
+        )
     else:
         c_in = 64
         convs = nn.Conv2d(3, c_in, 7, 2, 3, bias=False)
@@ -91,8 +108,8 @@ def resnet(n_layers, stem, stride, multi_grid, first, in_1x1, norm):
     for i, plan in enumerate(dilations(stride, blocks, multi_grid, first)):
         stage = []
         for s, d, second in plan:
-            stage.append(block(c_in, 64 * 2 ** i, s, d, second, norm))
-            c_in = 64 * 2 ** i * block.expansion
+            stage.append(block(c_in, 64 * 2**i, s, d, second, norm))
+            c_in = 64 * 2**i * block.expansion
         layers.append(nn.Sequential(*stage))
         widths.append(c_in)
     for m in nn.ModuleList(layers).modules():

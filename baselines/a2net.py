@@ -4,6 +4,7 @@ Gather: each attention map, a softmax over positions, collects one vector. Distr
 them (several ports take it over positions; that is not the paper). m = n = a quarter of the width.
 Departures: a batch norm that starts at zero on the block's output (common use; the block starts as the identity); EMANet's frame.
 """
+
 from torch import nn
 
 from baselines.pooling import Framed
@@ -14,7 +15,9 @@ class DoubleAttention(nn.Module):
 
     def __init__(self, c, norm):
         super().__init__()
-        self.feature, self.gather, self.distribute = (nn.Conv2d(c, c // 4, 1) for _ in range(3))  # A, B, V
+        self.feature, self.gather, self.distribute = (
+            nn.Conv2d(c, c // 4, 1) for _ in range(3)
+        )  # A, B, V
         self.restore = nn.Sequential(nn.Conv2d(c // 4, c, 1, bias=False), norm(c))
         nn.init.zeros_(self.restore[1].weight)
 
@@ -36,4 +39,12 @@ class DoubleAttention(nn.Module):
 
 class A2Net(Framed):
     def __init__(self, widths, n_classes, *, channels, dropout, norm, width=512):
-        super().__init__(widths[3], n_classes, DoubleAttention(width, norm), width=width, channels=channels, dropout=dropout, norm=norm)
+        super().__init__(
+            widths[3],
+            n_classes,
+            DoubleAttention(width, norm),
+            width=width,
+            channels=channels,
+            dropout=dropout,
+            norm=norm,
+        )

@@ -5,6 +5,7 @@ Departures from MXNetSeg: that attention, so its files load, but compute somethi
 the pyramid has no image-level branch, and there is a 3x3 before each classifier.
 The paper adds an auxiliary head on layer3 with weight 0.4 (AUX_WEIGHT).
 """
+
 import torch
 from torch import nn
 
@@ -35,7 +36,9 @@ class ACFNet(nn.Module):
     main_weight = 0.7
     extra_weights = (0.6,)
 
-    def __init__(self, widths, n_classes, *, channels, dropout, norm, width=512, rates=(12, 24, 36)):
+    def __init__(
+        self, widths, n_classes, *, channels, dropout, norm, width=512, rates=(12, 24, 36)
+    ):
         super().__init__()
         self.aspp = ASPP(widths[3], width, rates, norm, pool=False)
         self.coarse = FCNHead(width, n_classes, channels, dropout, norm)

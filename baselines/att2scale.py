@@ -6,6 +6,7 @@ softmax over two scales; extra supervision of each scale by a head of its own. D
 From MXNetSeg: the half size is at least one pixel; the auxiliary heads, and the scoring one, are HEAD_CHANNELS wide (there 256);
 it states no weight for them, so they have the paper's 1.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,8 +24,13 @@ class AttentionToScale(nn.Module):
         super().__init__()
         c = widths[3]
         self.score = FCNHead(c, n_classes, channels, dropout, norm)
-        self.attention = nn.Sequential(ConvBNReLU(2 * c, width, 3, norm), nn.Conv2d(width, 1, 1), nn.Sigmoid())
-        self.aux = nn.ModuleList(nn.Sequential(ConvBNReLU(c, channels, 1, norm), nn.Conv2d(channels, n_classes, 1)) for _ in range(2))
+        self.attention = nn.Sequential(
+            ConvBNReLU(2 * c, width, 3, norm), nn.Conv2d(width, 1, 1), nn.Sigmoid()
+        )
+        self.aux = nn.ModuleList(
+            nn.Sequential(ConvBNReLU(c, channels, 1, norm), nn.Conv2d(channels, n_classes, 1))
+            for _ in range(2)
+        )
 
     def forward(self, c1, c2, c3, c4, *, image, trunk):
         half = [max(n // 2, 1) for n in image.shape[2:]]
@@ -32,4 +38,8 @@ class AttentionToScale(nn.Module):
         large, resized = c4, up(small, c4)
         w = self.attention(torch.cat([large, resized], 1))  # b 1 h w
         found = {'out': w * self.score(large) + (1 - w) * self.score(resized)}
-        return found | {'aux': [f(x) for f, x in zip(self.aux, (large, small))]} if self.training else found
+        return (
+            found | {'aux': [f(x) for f, x in zip(self.aux, (large, small))]}
+            if self.training
+            else found
+        )

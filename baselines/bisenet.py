@@ -5,6 +5,7 @@ before each attention refinement; the context maps are summed at once instead of
 From both: all heads are HEAD_CHANNELS wide (MXNetSeg: 256); dropout of channels before the main classifier (DROPOUT = 0: none, as there).
 MXNetSeg states no weights for the auxiliary heads; they have the paper's 1. Bilinear resizes are align_corners.
 """
+
 import torch
 from torch import nn
 
@@ -17,7 +18,9 @@ class Gate(nn.Sequential):
     """A number in 0..1 for each channel, from the image's mean: (b, c, h, w) -> (b, c, 1, 1)."""
 
     def __init__(self, c, norm, *before):
-        super().__init__(nn.AdaptiveAvgPool2d(1), *before, nn.Conv2d(c, c, 1, bias=False), norm(c), nn.Sigmoid())
+        super().__init__(
+            nn.AdaptiveAvgPool2d(1), *before, nn.Conv2d(c, c, 1, bias=False), norm(c), nn.Sigmoid()
+        )
 
 
 class ARM(nn.Module):
@@ -54,17 +57,27 @@ class BiSeNet(nn.Module):
 
     def __init__(self, widths, n_classes, *, channels, dropout, norm, width=128):
         super().__init__()
-        self.spatial = nn.Sequential(ConvBNReLU(3, 64, 7, norm, stride=2), ConvBNReLU(64, 64, 3, norm, stride=2),
-                                     ConvBNReLU(64, 64, 3, norm, stride=2), ConvBNReLU(64, width, 1, norm))
+        self.spatial = nn.Sequential(
+            ConvBNReLU(3, 64, 7, norm, stride=2),
+            ConvBNReLU(64, 64, 3, norm, stride=2),
+            ConvBNReLU(64, 64, 3, norm, stride=2),
+            ConvBNReLU(64, width, 1, norm),
+        )
         self.tail = GlobalFlow(widths[3], width, norm)
         self.arm3, self.arm4 = ARM(widths[2], width, norm), ARM(widths[3], width, norm)
         self.context = ConvBNReLU(width, width, 3, norm)
         self.ffm = FFM(width, norm)
         self.out = FCNHead(2 * width, n_classes, channels, dropout, norm)
-        self.aux = nn.ModuleList(FCNHead(c, n_classes, channels, dropout, norm) for c in (widths[3], widths[2]))
+        self.aux = nn.ModuleList(
+            FCNHead(c, n_classes, channels, dropout, norm) for c in (widths[3], widths[2])
+        )
 
     def forward(self, c1, c2, c3, c4, *, image, trunk):
         spatial = self.spatial(image)  # stride 8
-        context = self.context(sum(up(x, spatial) for x in (self.tail(c4), self.arm4(c4), self.arm3(c3))))
+        context = self.context(
+            sum(up(x, spatial) for x in (self.tail(c4), self.arm4(c4), self.arm3(c3)))
+        )
         found = {'out': self.out(self.ffm(spatial, context))}
-        return found | {'aux': [f(x) for f, x in zip(self.aux, (c4, c3))]} if self.training else found
+        return (
+            found | {'aux': [f(x) for f, x in zip(self.aux, (c4, c3))]} if self.training else found
+        )

@@ -1,4 +1,5 @@
 """Blocks that several heads share."""
+
 from torch import nn
 
 
@@ -7,7 +8,9 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, c_in, c_out, kernel, norm, stride=1, dilation=1):
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+        self.conv = nn.Conv2d(
+            c_in, c_out, kernel, stride, dilation * (kernel // 2), dilation, bias=False
+        )
         self.bn = norm(c_out)
         self.relu = nn.ReLU(inplace=True)
 

@@ -8,6 +8,7 @@ MULTI_GRID=(1, 2, 4) as released (layer4 dilated by 4, 8, 16), or 'half' with (1
 It takes no DROPOUT; its convolutions start normal by fan out (c2_msra), the bias at 0. Its trunk: FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), STRIDE_IN_1X1=True; UPSAMPLE='crop', CHANNELS='bgr', STD=(1/255,) * 3.
 HEAD_CHANNELS is the streams' width: 512 in the paper, 64 in the detectron2 version.
 """
+
 import math
 
 import torch
@@ -33,7 +34,11 @@ class PAM(nn.Module):
         super().__init__()
         self.bare = bare
         if not bare:
-            self.query, self.key, self.value = nn.Conv2d(c, max(c // 8, 1), 1), nn.Conv2d(c, max(c // 8, 1), 1), nn.Conv2d(c, c, 1)
+            self.query, self.key, self.value = (
+                nn.Conv2d(c, max(c // 8, 1), 1),
+                nn.Conv2d(c, max(c // 8, 1), 1),
+                nn.Conv2d(c, c, 1),
+            )
             self.gamma = nn.Parameter(torch.zeros(1))
 
     def attention(self, x):
@@ -71,7 +76,10 @@ class CAM(nn.Module):
 
 
 class DANet(nn.Module):
-    extra_weights = (1.0, 1.0)  # position stream, channel stream; the detectron2 version has none of them
+    extra_weights = (
+        1.0,
+        1.0,
+    )  # position stream, channel stream; the detectron2 version has none of them
 
     def __init__(self, widths, n_classes, *, channels, dropout, norm, d2=False):
         super().__init__()
@@ -81,7 +89,9 @@ class DANet(nn.Module):
             norm = lambda width: nn.GroupNorm(math.gcd(32, width), width)
         self.position = nn.Sequential(ConvBNReLU(c, channels, 3, norm), PAM(channels, bare=d2))
         self.channel = nn.Sequential(ConvBNReLU(c, channels, 3, norm), CAM(bare=d2))
-        classifier = lambda: nn.Sequential(nn.Dropout2d(0 if d2 else dropout), nn.Conv2d(channels, n_classes, 1))
+        classifier = lambda: nn.Sequential(
+            nn.Dropout2d(0 if d2 else dropout), nn.Conv2d(channels, n_classes, 1)
+        )
         if not d2:
             self.position.append(ConvBNReLU(channels, channels, 3, norm))
             self.channel.append(ConvBNReLU(channels, channels, 3, norm))
@@ -96,4 +106,8 @@ class DANet(nn.Module):
     def forward(self, c1, c2, c3, c4):
         streams = self.position(c4), self.channel(c4)
         found = {'out': self.out(streams[0] + streams[1])}
-        return found | {'aux': [f(x) for f, x in zip(self.aux, streams)]} if self.training and not self.d2 else found
+        return (
+            found | {'aux': [f(x) for f, x in zip(self.aux, streams)]}
+            if self.training and not self.d2
+            else found
+        )

@@ -7,6 +7,7 @@ Departures: dropout before the classifier is of whole channels; the paper names 
 At stride 16 the paper's rates are 6, 12, 18 (DEEPLABV3_RATES). MXNetSeg adds an auxiliary head on layer3 (AUX_WEIGHT).
 Multi-grid is the trunk's (MULTI_GRID = 1, 2, 4 is the paper's).
 """
+
 from torch import nn
 
 from baselines.fcn import FCNHead
@@ -14,9 +15,17 @@ from baselines.pooling import ASPP
 
 
 class DeepLabV3(nn.Module):
-    def __init__(self, widths, n_classes, *, channels, dropout, norm, width=256, paper=False, rates=None):
+    def __init__(
+        self, widths, n_classes, *, channels, dropout, norm, width=256, paper=False, rates=None
+    ):
         super().__init__()
-        self.aspp = ASPP(widths[3], width, rates or ((12, 24, 36) if paper else (6, 12, 18)), norm, dropout=0 if paper else 0.5)
+        self.aspp = ASPP(
+            widths[3],
+            width,
+            rates or ((12, 24, 36) if paper else (6, 12, 18)),
+            norm,
+            dropout=0 if paper else 0.5,
+        )
         if paper:
             self.out = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, n_classes, 1))
         else:

@@ -4,6 +4,7 @@ MXNetSeg's form. Departures from the paper: a ResNet instead of a dilated DenseN
 before; between pyramid and classifier a 1x1, dropout of elements (0.5) and a 3x3; dropout before the classifier is of whole channels.
 MXNetSeg adds an auxiliary head on layer3 (AUX_WEIGHT).
 """
+
 import torch
 from torch import nn
 
@@ -12,13 +13,28 @@ from baselines.fcn import FCNHead
 
 
 class DenseASPP(nn.Module):
-    def __init__(self, widths, n_classes, *, channels, dropout, norm, width=256, between=1024, rates=(3, 6, 12, 18, 24)):
+    def __init__(
+        self,
+        widths,
+        n_classes,
+        *,
+        channels,
+        dropout,
+        norm,
+        width=256,
+        between=1024,
+        rates=(3, 6, 12, 18, 24),
+    ):
         super().__init__()
         self.steps = nn.ModuleList()
         c = widths[3]
         for i, rate in enumerate(rates):
             narrow = [ConvBNReLU(c, between, 1, norm)] if i else []
-            self.steps.append(nn.Sequential(*narrow, ConvBNReLU(between if i else c, width, 3, norm, dilation=rate)))
+            self.steps.append(
+                nn.Sequential(
+                    *narrow, ConvBNReLU(between if i else c, width, 3, norm, dilation=rate)
+                )
+            )
             c += width
         self.project = nn.Sequential(ConvBNReLU(c, width, 1, norm), nn.Dropout(0.5))
         self.out = FCNHead(width, n_classes, channels, dropout, norm)

@@ -3,6 +3,7 @@
 Departures: a 3x3 convolution and a classifier on the trunk's last map; no fc6/fc7, no skips, bilinear upsampling instead of a learnt one;
 dropout is of whole channels. An auxiliary head on layer3 is AUX_WEIGHT's, as with all heads here.
 """
+
 from torch import nn
 
 from baselines.blocks import ConvBNReLU
@@ -12,7 +13,9 @@ class FCNHead(nn.Sequential):
     """3x3 convolution, dropout, classifier: (b, c_in, h, w) -> logits (b, n_classes, h, w)."""
 
     def __init__(self, c_in, n_classes, width, dropout, norm):
-        super().__init__(ConvBNReLU(c_in, width, 3, norm), nn.Dropout2d(dropout), nn.Conv2d(width, n_classes, 1))
+        super().__init__(
+            ConvBNReLU(c_in, width, 3, norm), nn.Dropout2d(dropout), nn.Conv2d(width, n_classes, 1)
+        )
 
 
 class FCN(nn.Module):

@@ -4,6 +4,7 @@ As in the paper the block has half the width and a batch norm that starts at zer
 Departures: the products are divided by the root of their length (usual today); EMANet's frame, so that only the block differs;
 the (hw x hw) attention is left to torch's fused kernel where there is one.
 """
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -20,7 +21,9 @@ class NonLocalBlock(nn.Module):
         nn.init.zeros_(self.restore[1].weight)
 
     def attend(self, x):
-        q, k, v = (f(x).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.query, self.key, self.value))  # b 1 hw c/2
+        q, k, v = (
+            f(x).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.query, self.key, self.value)
+        )  # b 1 hw c/2
         y = F.scaled_dot_product_attention(q, k, v)  # softmax over keys, scale 1 / sqrt(c / 2)
         return y.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -30,4 +33,12 @@ class NonLocalBlock(nn.Module):
 
 class NonLocal(Framed):
     def __init__(self, widths, n_classes, *, channels, dropout, norm, width=512):
-        super().__init__(widths[3], n_classes, NonLocalBlock(width, norm), width=width, channels=channels, dropout=dropout, norm=norm)
+        super().__init__(
+            widths[3],
+            n_classes,
+            NonLocalBlock(width, norm),
+            width=width,
+            channels=channels,
+            dropout=dropout,
+            norm=norm,
+        )

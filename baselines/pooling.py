@@ -1,4 +1,5 @@
 """Blocks that look around or join maps, for several heads: pyramid pooling, dilated pyramid, top-down step, EMANet's frame."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +10,11 @@ from baselines.fcn import FCNHead
 
 def up(x, like):
     """Bilinear, align_corners, to the height and width of `like`."""
-    return x if x.shape[2:] == like.shape[2:] else F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=True)
+    return (
+        x
+        if x.shape[2:] == like.shape[2:]
+        else F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=True)
+    )
 
 
 class GlobalFlow(ConvBNReLU):
@@ -27,7 +32,10 @@ class PPM(nn.Module):
 
     def __init__(self, c, bins, norm):
         super().__init__()
-        self.branches = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(b), ConvBNReLU(c, c // len(bins), 1, norm)) for b in bins)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(b), ConvBNReLU(c, c // len(bins), 1, norm))
+            for b in bins
+        )
 
     def forward(self, x):
         return torch.cat([x, *(up(branch(x), x) for branch in self.branches)], 1)
@@ -41,7 +49,10 @@ class ASPP(nn.Module):
 
     def __init__(self, c_in, width, rates, norm, *, pool=True, dropout=0.5):
         super().__init__()
-        self.branches = nn.ModuleList([ConvBNReLU(c_in, width, 1, norm)] + [ConvBNReLU(c_in, width, 3, norm, dilation=r) for r in rates])
+        self.branches = nn.ModuleList(
+            [ConvBNReLU(c_in, width, 1, norm)]
+            + [ConvBNReLU(c_in, width, 3, norm, dilation=r) for r in rates]
+        )
         if pool:
             self.branches.append(GlobalFlow(c_in, width, norm))
         self.project = ConvBNReLU(len(self.branches) * width, width, 1, norm)

@@ -4,6 +4,7 @@ semseg's layers, and MXNetSeg's but for its dropout of single elements; the 3x3 
 Its auxiliary loss is that of the head on layer3, with weight 0.4 (AUX_WEIGHT). The trunk of the released models: FIRST_BLOCK='all',
 MULTI_GRID=(1, 1, 1). The grid of side 1 has one value per channel and image, so training takes two images at least.
 """
+
 from torch import nn
 
 from baselines.fcn import FCNHead

@@ -5,6 +5,7 @@ Departures from the paper: batch norm and ReLU after every convolution (paper: n
 top-down path with its 3x3 inside. From both: dropout of channels before the classifier (DROPOUT = 0: none, as there).
 The branch has half of `channels`.
 """
+
 from torch import nn
 
 from baselines.blocks import ConvBNReLU
@@ -18,8 +19,13 @@ class SemanticFPN(nn.Module):
         super().__init__()
         m = max(channels // 2, 1)
         self.top = ConvBNReLU(widths[3], width, 1, norm)
-        self.laterals = nn.ModuleList(Lateral(c, width, norm) for c in widths[2::-1])  # of c3, c2, c1
-        self.branches = nn.ModuleList(nn.ModuleList(ConvBNReLU(m if i else width, m, 3, norm) for i in range(n)) for n in (1, 1, 2, 3))
+        self.laterals = nn.ModuleList(
+            Lateral(c, width, norm) for c in widths[2::-1]
+        )  # of c3, c2, c1
+        self.branches = nn.ModuleList(
+            nn.ModuleList(ConvBNReLU(m if i else width, m, 3, norm) for i in range(n))
+            for n in (1, 1, 2, 3)
+        )
         self.out = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(m, n_classes, 1))
 
     def pyramid(self, c1, c2, c3, c4):
@@ -33,7 +39,7 @@ class SemanticFPN(nn.Module):
         levels, summed = self.pyramid(c1, c2, c3, c4), 0
         for i, branch in enumerate(self.branches):
             x = levels[i]
-            for conv, finer in zip(branch, levels[max(i - 1, 0)::-1], strict=True):
+            for conv, finer in zip(branch, levels[max(i - 1, 0) :: -1], strict=True):
                 x = up(conv(x), finer)
             summed = summed + x
         return {'out': self.out(summed)}

@@ -1,4 +1,5 @@
 """Fetching and unpacking archives: resumed where it broke off, held against its checksum, and never taken for whole before it is."""
+
 import contextlib
 import glob
 import gzip
@@ -21,7 +22,16 @@ from launch import Place
 from settings import UserError
 
 WAIT = 1  # seconds before a transfer that broke off goes on
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 def bar(**facts):
@@ -48,7 +58,12 @@ def fetch(url, path, digest=''):
         try:
             wanted, reason = receive(url, part, before), 'the connection broke off'
         except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
-            wanted, reason = -1, f'{e.code} {e.reason}' if isinstance(e, urllib.error.HTTPError) else str(getattr(e, 'reason', e) or type(e).__name__)
+            wanted, reason = (
+                -1,
+                f'{e.code} {e.reason}'
+                if isinstance(e, urllib.error.HTTPError)
+                else str(getattr(e, 'reason', e) or type(e).__name__),
+            )
         have = os.path.getsize(part) if os.path.exists(part) else 0
         if have and wanted in (None, have):
             break
@@ -56,19 +71,27 @@ def fetch(url, path, digest=''):
             if not have:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
-            kept = f'{have / 1e6:.1f} MB that came are kept, and the same command goes on from there; or ' if have else ''
+            kept = (
+                f'{have / 1e6:.1f} MB that came are kept, and the same command goes on from there; or '
+                if have
+                else ''
+            )
             raise UserError(f'{url} could not be fetched ({reason}); {kept}{elsewhere}')
         time.sleep(WAIT)
     if digest and not digest_fits(part, digest):
         os.unlink(part)
-        raise UserError(f'{url}: what came does not have the checksum {digest} and is removed; give the same command again, or {elsewhere}')
+        raise UserError(
+            f'{url}: what came does not have the checksum {digest} and is removed; give the same command again, or {elsewhere}'
+        )
     os.replace(part, path)
 
 
 def receive(url, part, have):
     """Receives what follows the first `have` bytes, which are in the file `part` and dropped if the server takes no ranges. Returns the number of
     bytes the whole file has, None where the server does not tell; 0: the part was of no use and is removed."""
-    request = urllib.request.Request(url, headers={'User-Agent': 'EMANet'} | ({'Range': f'bytes={have}-'} if have else {}))
+    request = urllib.request.Request(
+        url, headers={'User-Agent': 'EMANet'} | ({'Range': f'bytes={have}-'} if have else {})
+    )
     try:
         answer = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as e:
@@ -81,7 +104,9 @@ def receive(url, part, have):
     with answer:
         if answer.headers.get_content_type() == 'text/html':
             raise OSError('the answer is a web page, not the file')
-        if answer.status == 206 and not (answer.headers['Content-Range'] or '').startswith(f'bytes {have}-'):
+        if answer.status == 206 and not (answer.headers['Content-Range'] or '').startswith(
+            f'bytes {have}-'
+        ):
             os.unlink(part)
             return 0
         have *= answer.status == 206
@@ -91,15 +116,22 @@ def receive(url, part, have):
         total = have + int(length) if length else None
         free = shutil.disk_usage(os.path.dirname(part) or '.').free
         if total and total - have > free:
-            raise UserError(f'{part}: {(total - have) / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; make room')
-        with open(part, 'r+b' if have else 'wb') as f, bar(total=total, initial=have, desc=os.path.basename(part)[:-5]) as shown:
+            raise UserError(
+                f'{part}: {(total - have) / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; make room'
+            )
+        with (
+            open(part, 'r+b' if have else 'wb') as f,
+            bar(total=total, initial=have, desc=os.path.basename(part)[:-5]) as shown,
+        ):
             f.seek(have)
             while block := answer.read(1 << 18):
                 try:
                     f.write(block)
                     f.flush()
                 except OSError as e:
-                    raise UserError(f'{part}: could not be written ({e.strerror}); the same command goes on from here') from None
+                    raise UserError(
+                        f'{part}: could not be written ({e.strerror}); the same command goes on from here'
+                    ) from None
                 shown.update(len(block))
     return total
 
@@ -109,7 +141,9 @@ def receive(url, part, have):
 
 def there(folder, paths):
     """Whether all paths, of which each may be several, 'this|that', are in the folder; False for no paths."""
-    return bool(paths) and all(any(os.path.exists(os.path.join(folder, p)) for p in path.split('|')) for path in paths)
+    return bool(paths) and all(
+        any(os.path.exists(os.path.join(folder, p)) for p in path.split('|')) for path in paths
+    )
 
 
 @contextlib.contextmanager
@@ -141,28 +175,43 @@ def unpack(path, folder, holds):
         try:
             extract(path, work)
         except BROKEN as e:
-            raise UserError(f'{path}: this archive is broken or not whole ({e}); delete it and fetch it again') from None
+            raise UserError(
+                f'{path}: this archive is broken or not whole ({e}); delete it and fetch it again'
+            ) from None
         except OSError as e:
-            raise UserError(f'{e.filename or folder}: {path} could not be unpacked there ({e.strerror})') from None
-        levels = [glob.glob(os.path.join(glob.escape(work), *'*' * depth, '')) for depth in range(4)]
+            raise UserError(
+                f'{e.filename or folder}: {path} could not be unpacked there ({e.strerror})'
+            ) from None
+        levels = [
+            glob.glob(os.path.join(glob.escape(work), *'*' * depth, '')) for depth in range(4)
+        ]
         found = next((f for level in levels for f in sorted(level) if there(f, holds)), None)
         if not found:
-            raise UserError(f'{path}: this archive does not hold {", ".join(holds)}; is it the right one?')
+            raise UserError(
+                f'{path}: this archive does not hold {", ".join(holds)}; is it the right one?'
+            )
         merge(found, folder)
 
 
 def extract(path, folder):
     """Writes the files of an archive below `folder`; UserError if one would get anywhere else. Links are written as the files they stand for."""
-    with open(path, 'rb') as raw, bar(total=os.path.getsize(path), desc='unpacking ' + os.path.basename(path)) as shown:
+    with (
+        open(path, 'rb') as raw,
+        bar(total=os.path.getsize(path), desc='unpacking ' + os.path.basename(path)) as shown,
+    ):
         for name, read in zipped(raw) if zipfile.is_zipfile(path) else tarred(raw):
             parts = name.replace('\\', '/').split('/')
             if '..' in parts or not parts[0] or re.match('[A-Za-z]:', name):
-                raise UserError(f'{path}: the entry {name!r} leads out of the folder; nothing is unpacked. Does the archive come from its makers?')
+                raise UserError(
+                    f'{path}: the entry {name!r} leads out of the folder; nothing is unpacked. Does the archive come from its makers?'
+                )
             if not read or parts[0] == '__MACOSX' or parts[-1].startswith(('._', '.DS_Store')):
                 continue
             source = read()
             if source is None:
-                raise UserError(f'{path}: the entry {name!r} is a link that leads out of the archive, or no file; nothing is unpacked')
+                raise UserError(
+                    f'{path}: the entry {name!r} is a link that leads out of the archive, or no file; nothing is unpacked'
+                )
             target = os.path.join(folder, *parts)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with source, open(target, 'wb') as f:
@@ -175,11 +224,17 @@ def zipped(raw):
     with zipfile.ZipFile(raw) as archive:
         for info in archive.infolist():
             link = stat.S_ISLNK(info.external_attr >> 16)
-            yield info.filename, None if info.is_dir() else lambda info=info, link=link: None if link else archive.open(info)
+            yield (
+                info.filename,
+                None
+                if info.is_dir()
+                else lambda info=info, link=link: None if link else archive.open(info),
+            )
 
 
 def tarred(raw):
     """The same of a tar archive; links open if they point to a file in it."""
+
     def follow(member):
         try:
             return archive.extractfile(member)

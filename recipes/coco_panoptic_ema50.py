@@ -4,7 +4,7 @@
 DATASET = 'coco_panoptic'
 TRAIN_SPLIT = 'train'
 SHORT_SIDE = (640, 672, 704, 736, 768, 800)
-LONG_SIDE = 1333                  # detectron2's own
+LONG_SIDE = 1333  # detectron2's own
 CHANNELS = 'bgr'
 FIRST_BLOCK = 'layer4'
 N_LAYERS = 50
@@ -12,7 +12,7 @@ PRETRAINED = './models/pretrained/resnet50-25c4b509.pth'
 EM_GRAD = True
 LR_POLICY = 'cosine'
 WARMUP = 1000
-BIAS_LR_MULT = 1.0                # theirs: 2 for the biases of the two convolutions that have one, 1 for those of batch norms
+BIAS_LR_MULT = 1.0  # theirs: 2 for the biases of the two convolutions that have one, 1 for those of batch norms
 LOSS_AVG = 'valid'
 ITER_VAL = 10000
 TEST_SHORT_SIDE = 800

@@ -3,5 +3,5 @@
 TRAIN_SPLIT = 'trainval'
 VAL_SPLIT = 'test'
 INIT = './models/voc_ema101_coco/final.pth'
-PRETRAINED = ''                   # INIT brings the trunk
+PRETRAINED = ''  # INIT brings the trunk
 ITER_VAL = 0

@@ -5,13 +5,16 @@ mean squared deviation from it (two small sums over the members, no difference o
 statistics are those of plain batch norm on the concatenated batch, with shards of any sizes. On CUDA under DistributedDataParallel
 torch's nn.SyncBatchNorm is the faster choice (nn.SyncBatchNorm.convert_sync_batchnorm(net)); it does not run on CPU, this does.
 """
+
 import threading
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-TIMEOUT = 300  # seconds that a replica waits for the others; they are late only if one of them has failed
+TIMEOUT = (
+    300  # seconds that a replica waits for the others; they are late only if one of them has failed
+)
 
 
 class AllReduce(torch.autograd.Function):
@@ -49,7 +52,11 @@ class Replicas:
 
 class BatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d with the statistics of all replicas or processes; same state dict. Affine, with running statistics."""
-    replicas, number = None, 0  # of a replica; `joining` is what the next replicas of this module join
+
+    replicas, number = (
+        None,
+        0,
+    )  # of a replica; `joining` is what the next replicas of this module join
     joining = None
 
     def _replicate_for_data_parallel(self):
@@ -61,7 +68,11 @@ class BatchNorm2d(nn.BatchNorm2d):
         return replica
 
     def __getstate__(self):  # copies and pickles stand alone: a barrier cannot travel
-        return {k: v for k, v in super().__getstate__().items() if k not in ('replicas', 'number', 'joining')}
+        return {
+            k: v
+            for k, v in super().__getstate__().items()
+            if k not in ('replicas', 'number', 'joining')
+        }
 
     def sum(self, tensor):
         """Sum of the members' tensors, with gradient."""
@@ -71,7 +82,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         """x (b, c, h, w) -> the same shape and type."""
         if self.replicas:
             self.replicas.used = True  # the next replicas are of another forward
-        members = len(self.replicas.slots) if self.replicas else dist.get_world_size() if dist.is_initialized() else 1
+        members = (
+            len(self.replicas.slots)
+            if self.replicas
+            else dist.get_world_size()
+            if dist.is_initialized()
+            else 1
+        )
         if not self.training or members == 1:
             return super().forward(x)
         kept = x.dtype
@@ -85,6 +102,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+            self.running_var.lerp_(
+                (var * count / (count - 1)).to(self.running_var.dtype), self.momentum
+            )
         scale = self.weight * torch.rsqrt(var + self.eps)
         return torch.addcmul(self.bias[:, None, None], x, scale[:, None, None]).to(kept)

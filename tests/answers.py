@@ -1,4 +1,5 @@
 """What the tests of eval.py and predict.py share: a network that has an answer, what it answers, what a script says."""
+
 import os
 import re
 import runpy
@@ -26,7 +27,12 @@ def random_net(room, *args, run='tiny', seed=0):
         settings.override(room.args(*args, 'BN_MOM=1'))
         torch.manual_seed(seed)
         net = network.build().requires_grad_(False)
-        pictures = torch.stack([torch.from_numpy(helpers.colour_of(helpers.blocks(97, 97, seed=i, classes=12))) for i in range(4)]).permute(0, 3, 1, 2)
+        pictures = torch.stack(
+            [
+                torch.from_numpy(helpers.colour_of(helpers.blocks(97, 97, seed=i, classes=12)))
+                for i in range(4)
+            ]
+        ).permute(0, 3, 1, 2)
         with torch.no_grad():
             net.decode(net.train().maps(pictures))  # running statistics
             logits = net.decode(net.eval().maps(pictures))['out']
@@ -48,17 +54,27 @@ def loaded(room, *args, path=None):
 @torch.no_grad()
 def answers(net, images):
     """[train ids (h, w)] that the network predicts for pictures (h, w, 3), one by one."""
-    return [inference.predict(net, torch.from_numpy(image.copy()).permute(2, 0, 1)[None], inference.protocol())[0][0].numpy() for image in images]
+    return [
+        inference.predict(
+            net, torch.from_numpy(image.copy()).permute(2, 0, 1)[None], inference.protocol()
+        )[0][0].numpy()
+        for image in images
+    ]
 
 
 def alike(found, wanted):
     """Whether train ids are the same, but for pixels at which two classes tie; there must be more than one class."""
-    return found.shape == wanted.shape and len({*wanted.ravel()}) > 1 and (found != wanted).mean() < 1e-3
+    return (
+        found.shape == wanted.shape
+        and len({*wanted.ravel()}) > 1
+        and (found != wanted).mean() < 1e-3
+    )
 
 
 @pytest.fixture
 def inside(monkeypatch, capsys):
     """inside(script, *args) runs a script in this process, which is sooner: for mistakes that end it before there is a network."""
+
     def run(script, *args):
         monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
         monkeypatch.setattr(launch, 'keep_heap', lambda: None)
@@ -66,6 +82,7 @@ def inside(monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             runpy.run_path(os.path.join(ROOT, script), run_name='__main__')
         return Result(end.value.code, *capsys.readouterr())
+
     return run
 
 

@@ -29,7 +29,9 @@ def memory_given_back(monkeypatch):
 def sample_data():
     """The folder with samples of the real data sets: camvid/, voc_sample/VOC2012/."""
     if not os.environ.get('SAMPLE_DATA'):
-        pytest.skip('needs real pictures: SAMPLE_DATA=FOLDER that holds camvid/ and voc_sample/VOC2012/')
+        pytest.skip(
+            'needs real pictures: SAMPLE_DATA=FOLDER that holds camvid/ and voc_sample/VOC2012/'
+        )
     return os.environ['SAMPLE_DATA']
 
 

@@ -1,4 +1,5 @@
 """What several test files share."""
+
 import contextlib
 import json
 import os
@@ -35,7 +36,19 @@ def put(**values):
 
 def small_net(**values):
     """Settings of a network that runs in milliseconds: ResNet-18, narrow head."""
-    put(**dict(DATASET='shapes', N_LAYERS=18, STEM='plain', PRETRAINED='', EM_CHANNELS=32, EM_BASES=8, HEAD_CHANNELS=16, BN_MOM=0.1) | values)
+    put(
+        **dict(
+            DATASET='shapes',
+            N_LAYERS=18,
+            STEM='plain',
+            PRETRAINED='',
+            EM_CHANNELS=32,
+            EM_BASES=8,
+            HEAD_CHANNELS=16,
+            BN_MOM=0.1,
+        )
+        | values
+    )
 
 
 def gold(name):
@@ -47,7 +60,9 @@ def gold(name):
 
 def assert_close(found, wanted, rel, what=''):
     """Largest difference at most `rel` times the largest wanted value."""
-    found = found.detach().double().numpy() if torch.is_tensor(found) else np.asarray(found, np.float64)
+    found = (
+        found.detach().double().numpy() if torch.is_tensor(found) else np.asarray(found, np.float64)
+    )
     wanted = np.asarray(wanted.detach() if torch.is_tensor(wanted) else wanted, np.float64)
     assert found.shape == wanted.shape, f'{what}: {found.shape}, wanted {wanted.shape}'
     error = np.abs(found - wanted).max() / np.abs(wanted).max()
@@ -61,7 +76,10 @@ def golden_bn(meta, dtype=torch.float32):
     """The batch norm of a syncbn reference in training, and its shards."""
     bn = BatchNorm2d(meta['args']['channels'], momentum=meta['args']['momentum'])
     bn.load_state_dict({k[3:]: v for k, v in recipe.weights(meta['keys']).items()})
-    shards = [recipe.noise(s['shape'], s['seed'], s['scale'], s['offset']).to(dtype) for s in meta['args']['shards']]
+    shards = [
+        recipe.noise(s['shape'], s['seed'], s['scale'], s['offset']).to(dtype)
+        for s in meta['args']['shards']
+    ]
     return bn.train().to(dtype), shards
 
 
@@ -101,14 +119,28 @@ def in_threads(modules, shards):
 def bn_process(rank, world, name, sizes, folder):
     """One of `world` processes over gloo: its shard (sizes[rank] images) of the whole batch; writes what it found to folder/rank.pt."""
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+    )
     meta, _ = gold(name)
     bn, shards = golden_bn(meta)
-    x, g = torch.cat(shards).split(sizes)[rank].clone().requires_grad_(), recipe.noise(meta['args']['G']['shape'], meta['args']['G']['seed'])
+    x, g = (
+        torch.cat(shards).split(sizes)[rank].clone().requires_grad_(),
+        recipe.noise(meta['args']['G']['shape'], meta['args']['G']['seed']),
+    )
     y = bn(x)
     (y * g.split(sizes)[rank]).sum().backward()
-    torch.save(dict(output=y.detach(), grad_input=x.grad, grad_weight=bn.weight.grad, grad_bias=bn.bias.grad,
-                    running_mean=bn.running_mean, running_var=bn.running_var), f'{folder}/{rank}.pt')
+    torch.save(
+        dict(
+            output=y.detach(),
+            grad_input=x.grad,
+            grad_weight=bn.weight.grad,
+            grad_bias=bn.bias.grad,
+            running_mean=bn.running_mean,
+            running_var=bn.running_var,
+        ),
+        f'{folder}/{rank}.pt',
+    )
     dist.destroy_process_group()
 
 
@@ -141,5 +173,14 @@ def make_camvid(folder, split='train', sizes=((40, 56),) * 4, names=None, ending
         label = blocks(*size, seed=i)
         write(os.path.join(root, split, name + ending), colour_of(label))
         write(os.path.join(root, split + 'annot', name + '.png'), label)
-    put(**dict(DATASET='camvid', DATA_ROOT=str(folder), TRAIN_SPLIT='train', CROP_SIZE=32, NUM_WORKERS=0) | values)
+    put(
+        **dict(
+            DATASET='camvid',
+            DATA_ROOT=str(folder),
+            TRAIN_SPLIT='train',
+            CROP_SIZE=32,
+            NUM_WORKERS=0,
+        )
+        | values
+    )
     return root

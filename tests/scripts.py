@@ -1,4 +1,5 @@
 """Runs the scripts as a user does, on a stand-in data set laid out like CamVid and with a net that trains in seconds."""
+
 import atexit
 import json
 import multiprocessing
@@ -17,7 +18,12 @@ import torch
 from helpers import blocks, colour_of, write
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ENV = {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONDONTWRITEBYTECODE': '1', 'CUDA_VISIBLE_DEVICES': ''}
+ENV = {
+    'OMP_NUM_THREADS': '1',
+    'MKL_NUM_THREADS': '1',
+    'PYTHONDONTWRITEBYTECODE': '1',
+    'CUDA_VISIBLE_DEVICES': '',
+}
 RECIPE = """# A net and a run of seconds.
 DATASET = 'camvid'
 TRAIN_SPLIT = 'train'
@@ -59,7 +65,13 @@ class Room:
         self.recipe.write_text(RECIPE)
 
     def args(self, *args):
-        return [str(self.recipe), f'DATA_ROOT={self.data}', f'LOG_DIR={self.logs}', f'MODEL_DIR={self.models}', *map(str, args)]
+        return [
+            str(self.recipe),
+            f'DATA_ROOT={self.data}',
+            f'LOG_DIR={self.logs}',
+            f'MODEL_DIR={self.models}',
+            *map(str, args),
+        ]
 
     def run(self, script, *args, before=None):
         """The script with the recipe and `args`; see run()."""
@@ -75,7 +87,9 @@ class Room:
         return torch.load(self.models / run / f'{name}.pth', weights_only=True)
 
     def log(self, run='tiny'):
-        return [json.loads(line) for line in (self.logs / run / 'log.jsonl').read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.logs / run / 'log.jsonl').read_text().splitlines()
+        ]
 
     def scores(self, run='tiny'):
         return json.loads((self.logs / run / 'scores.json').read_text())
@@ -88,7 +102,7 @@ def data(tmp_path_factory):
     for split, count in (('train', 12), ('val', 5)):
         for i in range(count):
             label = blocks(*SIZES[i // 2 % 3], seed=100 * count + i, classes=4)
-            label[:, :3 * i] = 11
+            label[:, : 3 * i] = 11
             write(str(root / 'camvid' / split / f'{i:02d}.png'), colour_of(label))
             write(str(root / 'camvid' / (split + 'annot') / f'{i:02d}.png'), label)
     return root
@@ -115,8 +129,15 @@ def command(script, *args):
 
 def start(script, *args, cwd=ROOT, **options):
     """The script in a process of its own, with pipes."""
-    return subprocess.Popen(command(script, *args), cwd=cwd, env=os.environ | ENV, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        command(script, *args),
+        cwd=cwd,
+        env=os.environ | ENV,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def finish(process, timeout=180):
@@ -134,7 +155,18 @@ def run(script, *args, scratch, before=None, timeout=180):
     before()  is called in the new process: limits and the like.
     """
     forks = multiprocessing.get_context('forkserver')
-    forks.set_forkserver_preload(['torch', 'torchvision.transforms.v2', 'tensorboardX', 'cv2', 'tqdm', 'pytest', 'matplotlib.figure', 'PIL.Image'])
+    forks.set_forkserver_preload(
+        [
+            'torch',
+            'torchvision.transforms.v2',
+            'tensorboardX',
+            'cv2',
+            'tqdm',
+            'pytest',
+            'matplotlib.figure',
+            'PIL.Image',
+        ]
+    )
     out, err = scratch / 'stdout', scratch / 'stderr'
     process = forks.Process(target=play, args=(script, list(map(str, args)), out, err, before))
     process.start()
@@ -160,7 +192,9 @@ def play(script, args, out, err, before):
     own = {os.path.splitext(f)[0] for f in os.listdir(ROOT)}
     for name in [n for n in sys.modules if n.partition('.')[0] in own]:
         del sys.modules[name]
-    multiprocessing.set_start_method(None, force=True)  # loader processes as in a process of its own
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # loader processes as in a process of its own
     if before:
         before()
     try:
@@ -179,7 +213,17 @@ def torchrun(processes, script, *args):
     with socket.socket() as s:
         s.bind(('localhost', 0))
         port = s.getsockname()[1]
-    return finish(start('-m', 'torch.distributed.run', f'--nproc_per_node={processes}', '--master_addr=localhost', f'--master_port={port}', script, *args))
+    return finish(
+        start(
+            '-m',
+            'torch.distributed.run',
+            f'--nproc_per_node={processes}',
+            '--master_addr=localhost',
+            f'--master_port={port}',
+            script,
+            *args,
+        )
+    )
 
 
 def wait_for(path, process, timeout=120):
@@ -198,10 +242,18 @@ def tensors(value, prefix=''):
     """All tensors of a checkpoint, nested as they may be: {path: tensor}."""
     if torch.is_tensor(value):
         return {prefix: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return {k: v for key, item in items for k, v in tensors(item, f'{prefix}/{key}').items()}
 
 
 def snapshot(folder):
     """{file: bytes} of a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()
+    }

@@ -1,4 +1,5 @@
 """Tiny trees in the layout and encoding of the data sets' makers, with known labels."""
+
 import json
 import os
 
@@ -23,8 +24,10 @@ def ids_of(name, i, n, size=SIZE):
 def raw_of(ids, void):
     """Train ids -> values of the class table, those of void `void`."""
     table = np.zeros(256, np.int64)
-    raw = [99 if v is None else v for v in dataset.classes().raw]  # an unnamed value, where the class stands for those
-    table[:len(raw)], table[255] = raw, void
+    raw = [
+        99 if v is None else v for v in dataset.classes().raw
+    ]  # an unnamed value, where the class stands for those
+    table[: len(raw)], table[255] = raw, void
     return table[ids]
 
 
@@ -52,10 +55,15 @@ def stand_in(name, folder, count=4, size=SIZE, splits=None):
     folder = str(folder)
     put(DATASET=name, DATA_ROOT=folder, NUM_WORKERS=0)
     if name == 'folder':
-        text(os.path.join(folder, 'classes.txt'), ['0 10 20 30 ground', '1 200 0 0 hut', '7 0 0 200 tree'])
+        text(
+            os.path.join(folder, 'classes.txt'),
+            ['0 10 20 30 ground', '1 200 0 0 hut', '7 0 0 200 tree'],
+        )
     entry, n = layouts.DATASETS[name], len(dataset.classes().names)
     found, lists = {}, {}
-    for number, split in enumerate(splits or [s for s in entry.splits or ('train', 'val') if s not in ('trainval', 'trainaug')]):
+    for number, split in enumerate(
+        splits or [s for s in entry.splits or ('train', 'val') if s not in ('trainval', 'trainaug')]
+    ):
         found[split] = {}
         for i in range(count):
             ids = ids_of(name, 10 * number + i, n, size)
@@ -71,7 +79,10 @@ def stand_in(name, folder, count=4, size=SIZE, splits=None):
 
 def camvid(folder, split, i, ids, root='camvid'):
     write(f'{folder}/{root}/{split}/{i:04d}.png', colour_of(ids))
-    write(f'{folder}/{root}/{split}annot/{i:04d}.png', raw_of(ids, 255 if root == 'shapes' else 11).astype(np.uint8))
+    write(
+        f'{folder}/{root}/{split}annot/{i:04d}.png',
+        raw_of(ids, 255 if root == 'shapes' else 11).astype(np.uint8),
+    )
     return f'{i:04d}'
 
 
@@ -88,7 +99,9 @@ def voc_lists(folder, lists):
     root, sbd = f'{folder}/VOCdevkit/VOC2012', f'{folder}/benchmark_RELEASE/dataset'
     for split, names in lists.items():
         text(f'{root}/ImageSets/Segmentation/{split}.txt', names)
-    text(f'{root}/ImageSets/Segmentation/trainval.txt', lists.get('train', []) + lists.get('val', []))
+    text(
+        f'{root}/ImageSets/Segmentation/trainval.txt', lists.get('train', []) + lists.get('val', [])
+    )
     more = []
     for i in (90, 91):
         ids = ids_of('voc', i, 21)
@@ -106,8 +119,13 @@ def cityscapes(folder, split, i, ids):
     city, root = f'ulm{i % 2}', f'{folder}/cityscapes'
     stem, kind = f'{city}_{i:06d}_000019', 'gtCoarse' if split == 'train_extra' else 'gtFine'
     write(f'{root}/leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png', colour_of(ids))
-    write(f'{root}/{kind}/{split}/{city}/{stem}_{kind}_labelIds.png', raw_of(ids, 3).astype(np.uint8))
-    write(f'{root}/{kind}/{split}/{city}/{stem}_{kind}_instanceIds.png', raw_of(ids, 3).astype(np.uint16) * 1000)
+    write(
+        f'{root}/{kind}/{split}/{city}/{stem}_{kind}_labelIds.png', raw_of(ids, 3).astype(np.uint8)
+    )
+    write(
+        f'{root}/{kind}/{split}/{city}/{stem}_{kind}_instanceIds.png',
+        raw_of(ids, 3).astype(np.uint16) * 1000,
+    )
     return stem
 
 
@@ -117,7 +135,10 @@ def coco(folder, split, i, ids):
 
 
 def coco_stuff(folder, split, i, ids):
-    write(f'{folder}/coco/stuffthingmaps_trainval2017/{split}2017/{i:012d}.png', raw_of(ids, 255).astype(np.uint8))
+    write(
+        f'{folder}/coco/stuffthingmaps_trainval2017/{split}2017/{i:012d}.png',
+        raw_of(ids, 255).astype(np.uint8),
+    )
     return coco(folder, split, i, ids)
 
 
@@ -134,27 +155,55 @@ def coco_panoptic(folder, split, i, ids):
     raw, segments = raw_of(ids, 255), []
     half = np.arange(ids.shape[1]) < ids.shape[1] // 2
     for value in np.unique(raw[raw != 255]):
-        for number, where in enumerate([raw == value] if value else [(raw == 0) & half, (raw == 0) & ~half]):
+        for number, where in enumerate(
+            [raw == value] if value else [(raw == 0) & half, (raw == 0) & ~half]
+        ):
             segment = 1 + 70000 * int(value) + 300 * number
             code[where] = [segment & 255, segment >> 8 & 255, segment >> 16]
-            segments.append({'id': segment, 'category_id': int(value) or 1 + number, 'area': int(where.sum()), 'iscrowd': 0})
+            segments.append(
+                {
+                    'id': segment,
+                    'category_id': int(value) or 1 + number,
+                    'area': int(where.sum()),
+                    'iscrowd': 0,
+                }
+            )
     os.makedirs(f'{folder}/coco/annotations/panoptic_{split}2017', exist_ok=True)
-    Image.fromarray(code.astype(np.uint8)).save(f'{folder}/coco/annotations/panoptic_{split}2017/{i:012d}.png')
+    Image.fromarray(code.astype(np.uint8)).save(
+        f'{folder}/coco/annotations/panoptic_{split}2017/{i:012d}.png'
+    )
     path = f'{folder}/coco/annotations/panoptic_{split}2017.json'
-    found = {'annotations': [], 'images': [], 'categories': [{'id': 1, 'isthing': 1, 'name': 'person'}, {'id': 2, 'isthing': 1, 'name': 'bicycle'}]
-             + [{'id': v, 'isthing': 0, 'name': n} for v, n in list(zip(dataset.classes().raw, dataset.classes().names))[1:]]}
+    found = {
+        'annotations': [],
+        'images': [],
+        'categories': [
+            {'id': 1, 'isthing': 1, 'name': 'person'},
+            {'id': 2, 'isthing': 1, 'name': 'bicycle'},
+        ]
+        + [
+            {'id': v, 'isthing': 0, 'name': n}
+            for v, n in list(zip(dataset.classes().raw, dataset.classes().names))[1:]
+        ],
+    }
     if os.path.exists(path):
         with open(path) as f:
             found = json.load(f)
-    found['annotations'].append({'image_id': i, 'file_name': f'{i:012d}.png', 'segments_info': segments})
-    found['images'].append({'id': i, 'file_name': f'{i:012d}.jpg', 'height': ids.shape[0], 'width': ids.shape[1]})
+    found['annotations'].append(
+        {'image_id': i, 'file_name': f'{i:012d}.png', 'segments_info': segments}
+    )
+    found['images'].append(
+        {'id': i, 'file_name': f'{i:012d}.jpg', 'height': ids.shape[0], 'width': ids.shape[1]}
+    )
     with open(path, 'w') as f:
         json.dump(found, f)
     return coco(folder, split, i, ids)
 
 
 def ade20k(folder, split, i, ids):
-    root, part = f'{folder}/ADEChallengeData2016', {'train': 'training', 'val': 'validation', 'test': 'testing'}[split]
+    root, part = (
+        f'{folder}/ADEChallengeData2016',
+        {'train': 'training', 'val': 'validation', 'test': 'testing'}[split],
+    )
     if split == 'test':
         write(f'{folder}/release_test/testing/ADE_test_{i:08d}.jpg', colour_of(ids))
     else:
@@ -185,13 +234,31 @@ def own(folder, split, i, ids):
 
 def lists_in(form):
     """Writes a list file a split: `form` with {split}."""
+
     def all_lists(folder, lists):
         for split, names in lists.items():
             text(os.path.join(folder, form.format(split=split)), names)
+
     return all_lists
 
 
-WRITE = dict(camvid=camvid, shapes=lambda *a: camvid(*a, root='shapes'), voc=voc, cityscapes=cityscapes, coco_stuff=coco_stuff, coco_voc=coco_stuff,
-             coco_stuff_10k=coco_stuff_10k, coco_panoptic=coco_panoptic, ade20k=ade20k, pascal_context=pascal_context, nyuv2=nyuv2, folder=own)
-LISTS = dict(voc=voc_lists, coco_stuff_10k=lists_in('cocostuff-10k-v1.1/imageLists/{split}.txt'), nyuv2=lists_in('nyuv2/{split}.txt'),
-             pascal_context=lists_in('VOCdevkit/VOC2010/ImageSets/Main/{split}.txt'))
+WRITE = dict(
+    camvid=camvid,
+    shapes=lambda *a: camvid(*a, root='shapes'),
+    voc=voc,
+    cityscapes=cityscapes,
+    coco_stuff=coco_stuff,
+    coco_voc=coco_stuff,
+    coco_stuff_10k=coco_stuff_10k,
+    coco_panoptic=coco_panoptic,
+    ade20k=ade20k,
+    pascal_context=pascal_context,
+    nyuv2=nyuv2,
+    folder=own,
+)
+LISTS = dict(
+    voc=voc_lists,
+    coco_stuff_10k=lists_in('cocostuff-10k-v1.1/imageLists/{split}.txt'),
+    nyuv2=lists_in('nyuv2/{split}.txt'),
+    pascal_context=lists_in('VOCdevkit/VOC2010/ImageSets/Main/{split}.txt'),
+)

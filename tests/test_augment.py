@@ -1,4 +1,5 @@
 """Whole images by their short side, and crops that no class may fill; crops, rotation, blur and jitter are in test_dataset.py."""
+
 import math
 from fractions import Fraction
 
@@ -35,43 +36,91 @@ class Counted:
 # ---------------------------------------------------------------------------------------------------------- whole images
 
 
-@pytest.mark.parametrize('size, side, limit, wanted', [
-    ((60, 80), 30, 0, (30, 40)), ((80, 60), 30, 0, (40, 30)), ((60, 80), 90, 0, (90, 120)), ((60, 60), 33, 0, (33, 33)), ((61, 83), 47, 0, (47, 63)),
-    ((60, 80), 90, 100, (75, 100)), ((80, 60), 90, 100, (100, 75)), ((60, 80), 90, 120, (90, 120)), ((60, 80), 90, 119, (89, 119)),
-    ((60, 80), 60, 80, (60, 80)), ((20, 100), 40, 64, (12, 64))])
+@pytest.mark.parametrize(
+    'size, side, limit, wanted',
+    [
+        ((60, 80), 30, 0, (30, 40)),
+        ((80, 60), 30, 0, (40, 30)),
+        ((60, 80), 90, 0, (90, 120)),
+        ((60, 60), 33, 0, (33, 33)),
+        ((61, 83), 47, 0, (47, 63)),
+        ((60, 80), 90, 100, (75, 100)),
+        ((80, 60), 90, 100, (100, 75)),
+        ((60, 80), 90, 120, (90, 120)),
+        ((60, 80), 90, 119, (89, 119)),
+        ((60, 80), 60, 80, (60, 80)),
+        ((20, 100), 40, 64, (12, 64)),
+    ],
+)
 def test_sizes_of_whole_images(size, side, limit, wanted):
-    image, label = sample(*plain(*size), SHORT_SIDE=(side,), LONG_SIDE=limit, CROP_SIZE=16, SCALES=(2.0,))
+    image, label = sample(
+        *plain(*size), SHORT_SIDE=(side,), LONG_SIDE=limit, CROP_SIZE=16, SCALES=(2.0,)
+    )
     assert image.shape == (*wanted, 3) and label.shape == wanted and (label == 0).all()
 
 
-@pytest.mark.parametrize('mode, sides, wanted', [
-    ('choice', (20, 26, 23), {20, 23, 26}), ('range', (20, 26), set(range(20, 27))), ('range', (26, 20), set(range(20, 27)))])
+@pytest.mark.parametrize(
+    'mode, sides, wanted',
+    [
+        ('choice', (20, 26, 23), {20, 23, 26}),
+        ('range', (20, 26), set(range(20, 27))),
+        ('range', (26, 20), set(range(20, 27))),
+    ],
+)
 def test_short_sides_that_occur(mode, sides, wanted):
-    found = [sample(*plain(30, 40), position, SHORT_SIDE=sides, SCALE_MODE=mode)[1].shape[0] for position in range(400)]
+    found = [
+        sample(*plain(30, 40), position, SHORT_SIDE=sides, SCALE_MODE=mode)[1].shape[0]
+        for position in range(400)
+    ]
     assert set(found) == wanted
     assert max(map(found.count, wanted)) < 2.5 * 400 / len(wanted)
 
 
-@pytest.mark.parametrize('size, side', [((61, 83), 40), ((61, 83), 61), ((61, 83), 97), ((83, 61), 150), ((64, 96), 32)])
+@pytest.mark.parametrize(
+    'size, side', [((61, 83), 40), ((61, 83), 61), ((61, 83), 97), ((83, 61), 150), ((64, 96), 32)]
+)
 def test_map_of_whole_images(size, side):
     """Output pixel i lies at source (i + 0.5) / scale - 0.5, for image and label."""
     ids = np.random.RandomState(1).randint(0, 250, size).astype(np.uint8)
-    image = np.dstack([np.arange(size[0])[:, None] + np.zeros(size), 2 * np.arange(size[1]) + np.zeros(size), np.zeros(size)]).astype(np.uint8)
+    image = np.dstack(
+        [
+            np.arange(size[0])[:, None] + np.zeros(size),
+            2 * np.arange(size[1]) + np.zeros(size),
+            np.zeros(size),
+        ]
+    ).astype(np.uint8)
     found, label = sample(image, ids, SHORT_SIDE=(side,))
     scale = Fraction(side, min(size))
-    rows, columns = ([math.floor((i + Fraction(1, 2)) / scale) for i in range(n)] for n in label.shape)
+    rows, columns = (
+        [math.floor((i + Fraction(1, 2)) / scale) for i in range(n)] for n in label.shape
+    )
     assert (label == ids[rows][:, columns]).all()
-    at = [np.clip((np.arange(n) + 0.5) / float(scale) - 0.5, 0, m - 1) for n, m in zip(label.shape, size)]
-    assert np.abs(found[..., 0] - at[0][:, None]).max() <= 1 and np.abs(found[..., 1] - 2 * at[1]).max() <= 1
+    at = [
+        np.clip((np.arange(n) + 0.5) / float(scale) - 0.5, 0, m - 1)
+        for n, m in zip(label.shape, size)
+    ]
+    assert (
+        np.abs(found[..., 0] - at[0][:, None]).max() <= 1
+        and np.abs(found[..., 1] - 2 * at[1]).max() <= 1
+    )
     assert np.abs((found[..., 1] - 2 * at[1]).mean()) < 0.2
 
 
-@pytest.mark.parametrize('values', [dict(), dict(ROTATE=30.0), dict(SCALE_MODE='range', LONG_SIDE=180)], ids=str)
+@pytest.mark.parametrize(
+    'values', [dict(), dict(ROTATE=30.0), dict(SCALE_MODE='range', LONG_SIDE=180)], ids=str
+)
 @pytest.mark.parametrize('flip', [0.0, 1.0])
 def test_whole_images_stay_aligned(values, flip):
     raw, seen = blocks(120, 160, seed=3), 0
     for position in range(6):
-        image, label = sample(colour_of(raw)[..., ::-1].copy(), raw, position, SHORT_SIDE=(60, 100, 150), FLIP=flip, **values)
+        image, label = sample(
+            colour_of(raw)[..., ::-1].copy(),
+            raw,
+            position,
+            SHORT_SIDE=(60, 100, 150),
+            FLIP=flip,
+            **values,
+        )
         assert label.shape == image.shape[:2] and min(label.shape) in range(60, 151)
         kernel = np.ones((7, 7))
         inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
@@ -84,14 +133,22 @@ def test_whole_images_stay_aligned(values, flip):
 
 def test_flip_mirrors_whole_images():
     raw = blocks(60, 80, seed=1)
-    (a, b), (c, d) = (sample(colour_of(raw), raw, SHORT_SIDE=(45,), FLIP=flip) for flip in (0.0, 1.0))
+    (a, b), (c, d) = (
+        sample(colour_of(raw), raw, SHORT_SIDE=(45,), FLIP=flip) for flip in (0.0, 1.0)
+    )
     assert (a[:, ::-1] == c).all() and (b[:, ::-1] == d).all() and not (b == d).all()
 
 
 def test_rotation_of_whole_images_by_nothing():
     raw = np.add.outer(np.arange(72), np.arange(100)).astype(np.uint8)
-    (a, b), (c, d) = (sample(np.dstack([raw] * 3), raw, SHORT_SIDE=(90,), ROTATE=angle) for angle in (0.0, 1e-7))
-    assert a.shape == c.shape and np.abs(a.astype(int) - c)[2:-2, 2:-2].max() <= 1 and (b == d)[2:-2, 2:-2].mean() > 0.99
+    (a, b), (c, d) = (
+        sample(np.dstack([raw] * 3), raw, SHORT_SIDE=(90,), ROTATE=angle) for angle in (0.0, 1e-7)
+    )
+    assert (
+        a.shape == c.shape
+        and np.abs(a.astype(int) - c)[2:-2, 2:-2].max() <= 1
+        and (b == d)[2:-2, 2:-2].mean() > 0.99
+    )
 
 
 def test_whole_images_of_the_data_set(tmp_path):
@@ -99,7 +156,10 @@ def test_whole_images_of_the_data_set(tmp_path):
     make_camvid(tmp_path, SHORT_SIDE=(30, 50), CAT_MAX_RATIO=0.01, BLUR=1.0, JITTER=0.3)
     data, rng = Dataset('train', train=True), Counted()
     assert {data[p, 0][1].shape for p in range(20)} == {(30, 42), (50, 70)}
-    assert (data[3, 0][0] == data[3, 0][0]).all() and data[3, 0][0].shape == (3, *data[3, 0][1].shape)
+    assert (data[3, 0][0] == data[3, 0][0]).all() and data[3, 0][0].shape == (
+        3,
+        *data[3, 0][1].shape,
+    )
     data.augment(*data.read(0), rng)
     assert rng.drawn == [8, 1]
 
@@ -116,23 +176,50 @@ def island(n=64, side=20):
 
 def shares(label, crop):
     """Whether each window holds class 1 by a fifth at least."""
-    return np.mean([(label[y:y + crop, x:x + crop] == 1).mean() >= 0.2
-                    for y in range(len(label) - crop + 1) for x in range(len(label) - crop + 1)])
+    return np.mean(
+        [
+            (label[y : y + crop, x : x + crop] == 1).mean() >= 0.2
+            for y in range(len(label) - crop + 1)
+            for x in range(len(label) - crop + 1)
+        ]
+    )
 
 
 @pytest.mark.parametrize('ratio, tries', [(1.0, 1), (0.8, 11)])
 def test_windows_are_drawn_until_one_will_do(ratio, tries):
     label = island(side=14)
     once, n = shares(label, 16), 600
-    found = [(sample(plain(64, 64)[0], label, p, SCALES=(1.0,), CROP_SIZE=16, CAT_MAX_RATIO=ratio)[1] == 1).mean() >= 0.2 for p in range(n)]
+    found = [
+        (
+            sample(plain(64, 64)[0], label, p, SCALES=(1.0,), CROP_SIZE=16, CAT_MAX_RATIO=ratio)[1]
+            == 1
+        ).mean()
+        >= 0.2
+        for p in range(n)
+    ]
     wanted = 1 - (1 - once) ** tries
-    assert 0.03 < once < 0.2 and np.mean(found) == pytest.approx(wanted, abs=4 * math.sqrt(wanted * (1 - wanted) / n))
+    assert 0.03 < once < 0.2 and np.mean(found) == pytest.approx(
+        wanted, abs=4 * math.sqrt(wanted * (1 - wanted) / n)
+    )
 
 
-@pytest.mark.parametrize('stripe, ratio, draws', [
-    ([0], 0.99, 10), ([0], 1.0, 0), ([255], 0.99, 10), ([255], 1.0, 0), ([0, 1], 0.5, 0), ([0, 1], 0.49, 10), ([0, 1, 255, 255], 0.5, 0),
-    ([0, 0, 255, 1, 0, 255, 255, 255], 0.74, 10), ([0, 0, 255, 1, 0, 255, 255, 255], 0.75, 0)])
-@pytest.mark.parametrize('values', [dict(), dict(CROP_SIZE=(32, 48), BLUR=0.5, JITTER=0.2)], ids=str)
+@pytest.mark.parametrize(
+    'stripe, ratio, draws',
+    [
+        ([0], 0.99, 10),
+        ([0], 1.0, 0),
+        ([255], 0.99, 10),
+        ([255], 1.0, 0),
+        ([0, 1], 0.5, 0),
+        ([0, 1], 0.49, 10),
+        ([0, 1, 255, 255], 0.5, 0),
+        ([0, 0, 255, 1, 0, 255, 255, 255], 0.74, 10),
+        ([0, 0, 255, 1, 0, 255, 255, 255], 0.75, 0),
+    ],
+)
+@pytest.mark.parametrize(
+    'values', [dict(), dict(CROP_SIZE=(32, 48), BLUR=0.5, JITTER=0.2)], ids=str
+)
 def test_numbers_drawn(stripe, ratio, draws, values):
     """Void pixels are no share; a share that is just allowed is; windows without a valid pixel will not do; at most ten more are drawn."""
     put(**dict(SCALES=(1.0,), CROP_SIZE=16, CAT_MAX_RATIO=ratio) | values)
@@ -154,9 +241,11 @@ def test_padding_is_no_share(values):
 def test_the_image_is_resized_once(monkeypatch):
     calls = {'resize_crop': 0, 'nearest_crop': 0}
     for name in calls:
+
         def counted(*args, name=name, kept=getattr(augment, name), **more):
             calls[name] += 1
             return kept(*args, **more)
+
         monkeypatch.setattr(augment, name, counted)
     sample(*plain(64, 64), SCALES=(1.5,), CROP_SIZE=16, CAT_MAX_RATIO=0.5)
     assert calls == {'resize_crop': 1, 'nearest_crop': 11}
@@ -172,15 +261,28 @@ def test_image_and_label_of_the_window_that_was_taken(rotate):
         inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
         inside[:3] = inside[-3:] = inside[:, :3] = inside[:, -3:] = False
         assert np.abs(image.astype(int) - colour_of(label))[inside].max() <= 1
-        moved += not (label == sample(colour_of(raw), raw, position, CAT_MAX_RATIO=1.0, **values)[1]).all()
+        moved += not (
+            label == sample(colour_of(raw), raw, position, CAT_MAX_RATIO=1.0, **values)[1]
+        ).all()
     assert 2 < moved < 10
 
 
-@pytest.mark.parametrize('values', [dict(CAT_MAX_RATIO=0.6, CROP_SIZE=24), dict(SHORT_SIDE=(30, 70), SCALE_MODE='range', ROTATE=10.0)], ids=str)
+@pytest.mark.parametrize(
+    'values',
+    [
+        dict(CAT_MAX_RATIO=0.6, CROP_SIZE=24),
+        dict(SHORT_SIDE=(30, 70), SCALE_MODE='range', ROTATE=10.0),
+    ],
+    ids=str,
+)
 def test_sample_follows_from_the_generator(values):
     raw = blocks(60, 80, seed=2, classes=3, side=20)
-    first, again, other = (sample(colour_of(raw), raw, p, JITTER=0.3, FLIP=0.5, **values) for p in (5, 5, 6))
-    assert all((a == b).all() for a, b in zip(first, again)) and not (first[1].shape == other[1].shape and (first[1] == other[1]).all())
+    first, again, other = (
+        sample(colour_of(raw), raw, p, JITTER=0.3, FLIP=0.5, **values) for p in (5, 5, 6)
+    )
+    assert all((a == b).all() for a, b in zip(first, again)) and not (
+        first[1].shape == other[1].shape and (first[1] == other[1]).all()
+    )
     put(CAT_MAX_RATIO=1.0, SHORT_SIDE=None)
     assert Augment().cat_max_ratio == 1 and Augment().short_side is None
 
@@ -191,14 +293,23 @@ def test_sample_follows_from_the_generator(values):
 def angles(positions=400, **values):
     put(**dict(ROTATE=10.0) | values)
     augmentation = Augment()
-    return [augmentation.degrees(np.random.default_rng((0, p, 1)).random(8)[3]) for p in range(positions)]
+    return [
+        augmentation.degrees(np.random.default_rng((0, p, 1)).random(8)[3])
+        for p in range(positions)
+    ]
 
 
 def test_rotation_happens_with_its_probability():
     """semseg rotates every other picture, by up to ten degrees either way."""
     found = angles(ROTATE_PROB=0.5)
     turned = [a for a in found if a is not None]
-    assert 160 < len(turned) < 240 and min(turned) < -9 and max(turned) > 9 and max(map(abs, turned)) <= 10 and abs(np.mean(turned)) < 1
+    assert (
+        160 < len(turned) < 240
+        and min(turned) < -9
+        and max(turned) > 9
+        and max(map(abs, turned)) <= 10
+        and abs(np.mean(turned)) < 1
+    )
     always = angles(ROTATE_PROB=1.0)
     assert None not in always and min(always) < -9 and max(always) > 9
     assert angles(10, ROTATE=0.0) == [None] * 10
@@ -208,7 +319,10 @@ def test_a_picture_that_is_not_turned_is_the_one_without_rotation():
     image, label = colour_of(blocks(90, 120, seed=3)), blocks(90, 120, seed=3)
     same = 0
     for position in range(20):
-        plain_one, other = (sample(image, label, position, CROP_SIZE=64, **values) for values in (dict(ROTATE=0.0), dict(ROTATE=10.0, ROTATE_PROB=0.5)))
+        plain_one, other = (
+            sample(image, label, position, CROP_SIZE=64, **values)
+            for values in (dict(ROTATE=0.0), dict(ROTATE=10.0, ROTATE_PROB=0.5))
+        )
         same += (plain_one[0] == other[0]).all() and (plain_one[1] == other[1]).all()
     assert 3 < same < 17
 
@@ -219,5 +333,7 @@ def test_whole_images_are_made_smaller_smoothly():
     stripes[:, ::2] = 254
     found, _ = sample(stripes, np.zeros((64, 96), np.uint8), SHORT_SIDE=(24,))
     assert found.shape == (24, 36, 3) and np.abs(found.astype(int) - 127).max() < 64
-    crop, _ = sample(stripes, np.zeros((64, 96), np.uint8), SHORT_SIDE=None, CROP_SIZE=(24, 36), SCALES=(0.375,))
+    crop, _ = sample(
+        stripes, np.zeros((64, 96), np.uint8), SHORT_SIDE=None, CROP_SIZE=(24, 36), SCALES=(0.375,)
+    )
     assert np.abs(crop.astype(int) - 127).max() > 80

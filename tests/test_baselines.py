@@ -1,4 +1,5 @@
 """The heads of baselines/: sizes, parameters and gradients of all of them, then what defines each."""
+
 import inspect
 import itertools
 from collections import namedtuple
@@ -32,22 +33,50 @@ from sync_bn import BatchNorm2d
 # layers and stride of the trunk; NETWORKS.md, section 25: parameters and statistics of the head with 19 classes, parameters of its own
 # auxiliary heads; output stride; which maps and whether the image are read; whether batch norm sees one value per image; sizes of the
 # auxiliary outputs at 65x65; HEAD_CHANNELS; parameters that cannot learn in the first step, and those that never do
-Row = namedtuple('Row', 'layers stride params stats aux out reads one_value aux_sizes channels asleep idle',
-                 defaults=(0, 8, 'c4', False, (), 256, '', ()))
+Row = namedtuple(
+    'Row',
+    'layers stride params stats aux out reads one_value aux_sizes channels asleep idle',
+    defaults=(0, 8, 'c4', False, (), 256, '', ()),
+)
 ROWS = {
     FCN: Row(101, 8, 4_723_987, 512),
     PSP: Row(101, 8, 13_640_979, 4_608, one_value=True),
     PSA: Row(101, 8, 27_176_467, 9_216, channels=512),
-    DANet: Row(101, 8, 23_935_125, 4_096, aux=19_494, aux_sizes=(9, 9), channels=512, asleep='position.1.', idle=('position.1.key.bias',)),
+    DANet: Row(
+        101,
+        8,
+        23_935_125,
+        4_096,
+        aux=19_494,
+        aux_sizes=(9, 9),
+        channels=512,
+        asleep='position.1.',
+        idle=('position.1.key.bias',),
+    ),
     DeepLabV3: Row(101, 8, 16_130_323, 3_584, one_value=True),
     DeepLabV3Plus: Row(101, 8, 16_941_939, 4_192, out=4, reads='c1 c4', one_value=True),
     DenseASPP: Row(101, 8, 26_624_275, 11_776),
     ACFNet: Row(101, 8, 34_489_894, 8_192, aux_sizes=(9,)),
-    NonLocal: Row(101, 8, 11_149_331, 2_560, asleep='block.', idle=('block.key.bias', 'block.value.bias')),
-    A2Net: Row(101, 8, 10_886_803, 2_560, asleep='block.', idle=('block.gather.bias', 'block.feature.bias')),
+    NonLocal: Row(
+        101, 8, 11_149_331, 2_560, asleep='block.', idle=('block.key.bias', 'block.value.bias')
+    ),
+    A2Net: Row(
+        101, 8, 10_886_803, 2_560, asleep='block.', idle=('block.gather.bias', 'block.feature.bias')
+    ),
     SemanticFPN: Row(101, 32, 4_382_355, 5_376, out=4, reads='c1 c2 c3 c4'),
-    AttentionToScale: Row(101, 8, 23_599_892, 1_536, aux=1_059_366, reads='c4 image', aux_sizes=(9, 4)),
-    BiSeNet: Row(18, 32, 2_017_363, 4_224, aux=1_780_262, reads='c3 c4 image', one_value=True, aux_sizes=(3, 5)),
+    AttentionToScale: Row(
+        101, 8, 23_599_892, 1_536, aux=1_059_366, reads='c4 image', aux_sizes=(9, 4)
+    ),
+    BiSeNet: Row(
+        18,
+        32,
+        2_017_363,
+        4_224,
+        aux=1_780_262,
+        reads='c3 c4 image',
+        one_value=True,
+        aux_sizes=(3, 5),
+    ),
 }
 every_head = pytest.mark.parametrize('head', ROWS, ids=lambda head: head.__name__)
 WIDTHS = (8, 10, 12, 14)
@@ -63,15 +92,26 @@ def fake():
 def published(head):
     """The network as NETWORKS.md counts it."""
     row, names = ROWS[head], {head: name for name, head in network.HEADS.items()}
-    put(HEAD=names[head], N_LAYERS=row.layers, STEM='deep' if row.layers > 34 else 'plain', STRIDE=row.stride, PRETRAINED='',
-        HEAD_CHANNELS=row.channels, CROP_SIZE=465)
+    put(
+        HEAD=names[head],
+        N_LAYERS=row.layers,
+        STEM='deep' if row.layers > 34 else 'plain',
+        STRIDE=row.stride,
+        PRETRAINED='',
+        HEAD_CHANNELS=row.channels,
+        CROP_SIZE=465,
+    )
     return network.build(n_classes=19)
 
 
 def small(head, n_classes=5, **keywords):
     """A narrow head in double precision and evaluation, its batch norms with statistics and weights of their own."""
     torch.manual_seed(0)
-    narrow = {k: v for k, v in dict(width=16, between=20, mask=5).items() if k in inspect.signature(head).parameters}
+    narrow = {
+        k: v
+        for k, v in dict(width=16, between=20, mask=5).items()
+        if k in inspect.signature(head).parameters
+    }
     net = head(WIDTHS, n_classes, channels=12, dropout=0, norm=BatchNorm2d, **narrow | keywords)
     return shake(net.double().eval())
 
@@ -79,7 +119,11 @@ def small(head, n_classes=5, **keywords):
 def shake(net):
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
-            for t, low, high in ((m.running_mean, -0.2, 0.2), (m.running_var, 0.5, 1.5), (m.bias.data, -0.2, 0.2)):
+            for t, low, high in (
+                (m.running_mean, -0.2, 0.2),
+                (m.running_var, 0.5, 1.5),
+                (m.bias.data, -0.2, 0.2),
+            ):
                 t.uniform_(low, high)
             if m.weight.any():
                 m.weight.data.uniform_(0.5, 1.5)
@@ -91,7 +135,9 @@ def trunk_of(stride):
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(c, 3, 3, 3, generator=generator).double() for c in WIDTHS]
     strides = [min(s, stride) for s in (4, 8, 16, 32)]
-    return lambda image: [F.conv2d(image, w, stride=s, padding=1) for w, s in zip(weights, strides, strict=True)]
+    return lambda image: [
+        F.conv2d(image, w, stride=s, padding=1) for w, s in zip(weights, strides, strict=True)
+    ]
 
 
 def noise(*shape, seed=0):
@@ -120,7 +166,10 @@ def test_parameters_as_published(head, fake):
     aux = count(net.aux.parameters()) if hasattr(net, 'aux') else 0
     assert aux == row.aux
     assert count(net.parameters()) - aux == row.params
-    assert count(b for k, b in net.named_buffers() if 'running' in k and not k.startswith('aux')) == row.stats
+    assert (
+        count(b for k, b in net.named_buffers() if 'running' in k and not k.startswith('aux'))
+        == row.stats
+    )
 
 
 @pytest.mark.parametrize('h, w', [(65, 65), (97, 129)])
@@ -130,7 +179,11 @@ def test_output_strides(head, h, w, fake):
     net, image = published(head).eval(), torch.empty(1, 3, h, w)
     found = net.decode(net.maps(image), image)
     assert found.keys() == {'out'}
-    assert found['out'].shape == (1, 19, *{4: {65: (17, 17), 97: (25, 33)}, 8: {65: (9, 9), 97: (13, 17)}}[ROWS[head].out][h])
+    assert found['out'].shape == (
+        1,
+        19,
+        *{4: {65: (17, 17), 97: (25, 33)}, 8: {65: (9, 9), 97: (13, 17)}}[ROWS[head].out][h],
+    )
     assert net(image).shape == (1, 19, h, w)
 
 
@@ -142,17 +195,31 @@ def test_any_size_and_stride(head, h, w):
     for stride in getattr(head, 'strides', (8, 16, 32)):
         out = call(net, noise(2, 3, h, w), trunk_of(stride))['out']
         wanted = 4 if ROWS[head].out == 4 else 8 if head is BiSeNet else stride
-        assert out.shape == (2, 5, ceil(h, wanted), ceil(w, wanted)) and out.dtype == torch.float64 and out.isfinite().all()
+        assert (
+            out.shape == (2, 5, ceil(h, wanted), ceil(w, wanted))
+            and out.dtype == torch.float64
+            and out.isfinite().all()
+        )
 
 
 @every_head
 def test_reads_the_maps_that_it_says(head):
     net, image = small(head), noise(2, 3, 65, 65).requires_grad_()
     trunk = trunk_of(ROWS[head].stride)
-    inputs = dict(zip(('c1', 'c2', 'c3', 'c4'), (m.detach().requires_grad_() for m in trunk(image)), strict=True))
+    inputs = dict(
+        zip(
+            ('c1', 'c2', 'c3', 'c4'),
+            (m.detach().requires_grad_() for m in trunk(image)),
+            strict=True,
+        )
+    )
     out = call(net, image, trunk, list(inputs.values()))['out']
-    grads = torch.autograd.grad((out * noise(*out.shape)).sum(), [*inputs.values(), image], allow_unused=True)
-    assert [k for k, g in zip([*inputs, 'image'], grads, strict=True) if g is not None and g.any()] == ROWS[head].reads.split()
+    grads = torch.autograd.grad(
+        (out * noise(*out.shape)).sum(), [*inputs.values(), image], allow_unused=True
+    )
+    assert [
+        k for k, g in zip([*inputs, 'image'], grads, strict=True) if g is not None and g.any()
+    ] == ROWS[head].reads.split()
 
 
 @every_head
@@ -173,12 +240,18 @@ def test_gradient_for_every_parameter(head):
     def idle():
         net.zero_grad()
         found = call(net, image, trunk_of(row.stride))
-        sum((x * noise(*x.shape, seed=9)).sum() for x in (found['out'], *found.get('aux', []))).backward()
+        sum(
+            (x * noise(*x.shape, seed=9)).sum() for x in (found['out'], *found.get('aux', []))
+        ).backward()
         return {k for k, p in net.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
 
-    factors = {k: p for k, p in net.named_parameters() if not p.any()}  # batch norms' weights, gammas
+    factors = {
+        k: p for k, p in net.named_parameters() if not p.any()
+    }  # batch norms' weights, gammas
     awake = {k.replace('weight', w) for k in factors for w in ('weight', 'bias')}
-    asleep = {k for k, _ in net.named_parameters() if row.asleep and k.startswith(row.asleep)} - awake
+    asleep = {
+        k for k, _ in net.named_parameters() if row.asleep and k.startswith(row.asleep)
+    } - awake
     assert idle() == asleep
     for p in factors.values():
         nn.init.ones_(p)
@@ -214,8 +287,16 @@ def test_channels_and_dropout_are_followed(head):
     assert {m.p for m in nets[0].modules() if isinstance(m, nn.Dropout2d)} == {0.25}
 
 
-@pytest.mark.parametrize('head, keywords, rates', [
-    (DeepLabV3, {}, [0.5]), (DeepLabV3, dict(paper=True), [0]), (DeepLabV3Plus, {}, [0.5, 0.5]), (DenseASPP, {}, [0.5]), (ACFNet, {}, [0.5])])
+@pytest.mark.parametrize(
+    'head, keywords, rates',
+    [
+        (DeepLabV3, {}, [0.5]),
+        (DeepLabV3, dict(paper=True), [0]),
+        (DeepLabV3Plus, {}, [0.5, 0.5]),
+        (DenseASPP, {}, [0.5]),
+        (ACFNet, {}, [0.5]),
+    ],
+)
 def test_dropout_of_elements(head, keywords, rates):
     assert [m.p for m in small(head, **keywords).modules() if isinstance(m, nn.Dropout)] == rates
 
@@ -235,8 +316,14 @@ def test_pyramid_pooling():
     first, second = y.diff(dim=3), y.diff(dim=3, n=2)
     assert first[:, 12:15].abs().max() < 1e-12 < 1e-3 < first[:, 15:].abs().mean()
     assert second[:, 15:18].abs().max() < 1e-12 < 1e-3 < second[:, 18:].abs().mean()
-    assert_close(y[:, 12:15, 0, 0], net.branches[0][1](x.mean((2, 3), keepdim=True))[:, :, 0, 0], 1e-12)
-    assert_close(y[:, 15:18, 0, 0], net.branches[1][1](x[:, :, :6, :7].mean((2, 3), keepdim=True))[:, :, 0, 0], 1e-12)  # a corner
+    assert_close(
+        y[:, 12:15, 0, 0], net.branches[0][1](x.mean((2, 3), keepdim=True))[:, :, 0, 0], 1e-12
+    )
+    assert_close(
+        y[:, 15:18, 0, 0],
+        net.branches[1][1](x[:, :, :6, :7].mean((2, 3), keepdim=True))[:, :, 0, 0],
+        1e-12,
+    )  # a corner
 
 
 def seen(function, x):
@@ -245,19 +332,32 @@ def seen(function, x):
     y = function(x)
     y[..., y.shape[2] // 2, y.shape[3] // 2].sum().backward()
     corner = x.grad[:, :, :1, :1]
-    at = ((x.grad - corner).abs() > 1e-12).any(1)[0].nonzero() - torch.tensor([x.shape[2] // 2, x.shape[3] // 2])
+    at = ((x.grad - corner).abs() > 1e-12).any(1)[0].nonzero() - torch.tensor(
+        [x.shape[2] // 2, x.shape[3] // 2]
+    )
     return set(map(tuple, at.tolist())), bool(corner.any())
 
 
 def grid(*rates, around=0):
     """Offsets of a 3x3 at each of the rates, then of a (2 around + 1)^2 on top."""
-    return {(dy * r + y, dx * r + x) for r in rates for dy, dx in itertools.product((-1, 0, 1), repeat=2)
-            for y, x in itertools.product(range(-around, around + 1), repeat=2)}
+    return {
+        (dy * r + y, dx * r + x)
+        for r in rates
+        for dy, dx in itertools.product((-1, 0, 1), repeat=2)
+        for y, x in itertools.product(range(-around, around + 1), repeat=2)
+    }
 
 
-@pytest.mark.parametrize('head, keywords, rates, pool', [
-    (DeepLabV3, {}, (6, 12, 18), True), (DeepLabV3, dict(paper=True), (12, 24, 36), True), (DeepLabV3, dict(rates=(1, 5)), (1, 5), True),
-    (DeepLabV3Plus, {}, (12, 24, 36), True), (ACFNet, {}, (12, 24, 36), False)])
+@pytest.mark.parametrize(
+    'head, keywords, rates, pool',
+    [
+        (DeepLabV3, {}, (6, 12, 18), True),
+        (DeepLabV3, dict(paper=True), (12, 24, 36), True),
+        (DeepLabV3, dict(rates=(1, 5)), (1, 5), True),
+        (DeepLabV3Plus, {}, (12, 24, 36), True),
+        (ACFNet, {}, (12, 24, 36), False),
+    ],
+)
 def test_rates_of_aspp(head, keywords, rates, pool):
     n = 2 * max(rates) + 5
     assert seen(small(head, **keywords).aspp, noise(1, WIDTHS[3], n, n)) == (grid(*rates), pool)
@@ -267,7 +367,10 @@ def test_rates_of_aspp(head, keywords, rates, pool):
 def test_deeplabv3_between_pyramid_and_classifier(paper):
     """By default a 3x3; in the paper nothing."""
     net = small(DeepLabV3, rates=(4, 8), paper=paper)
-    assert seen(lambda c4: net(None, None, None, c4)['out'], noise(1, WIDTHS[3], 23, 23)) == (grid(4, 8, around=0 if paper else 1), True)
+    assert seen(lambda c4: net(None, None, None, c4)['out'], noise(1, WIDTHS[3], 23, 23)) == (
+        grid(4, 8, around=0 if paper else 1),
+        True,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what defines each head
@@ -283,8 +386,14 @@ def test_deeplabv3_of_the_paper(fake):
 @torch.no_grad()
 def test_deeplabv3_of_torchvision():
     """With the arguments that its docstring names, its parameters in their order are torchvision's."""
-    theirs = shake(torchvision.models.segmentation.deeplabv3.DeepLabHead(WIDTHS[3], 5)).double().eval()
-    ours = DeepLabV3(WIDTHS, 5, channels=256, dropout=0, norm=BatchNorm2d, rates=(12, 24, 36)).double().eval()
+    theirs = (
+        shake(torchvision.models.segmentation.deeplabv3.DeepLabHead(WIDTHS[3], 5)).double().eval()
+    )
+    ours = (
+        DeepLabV3(WIDTHS, 5, channels=256, dropout=0, norm=BatchNorm2d, rates=(12, 24, 36))
+        .double()
+        .eval()
+    )
     numbers = theirs.state_dict().values()
     assert len(numbers) == len(ours.state_dict())
     ours.load_state_dict(dict(zip(ours.state_dict(), numbers, strict=True)))
@@ -294,7 +403,10 @@ def test_deeplabv3_of_torchvision():
 
 def test_deeplabv3plus_sees_the_first_map_near_by():
     net, (c1, c2, c3, c4) = small(DeepLabV3Plus), trunk_of(8)(noise(1, 3, 61, 53))
-    assert seen(lambda x: net(x, c2, c3, c4)['out'], c1) == (grid(1, around=2), False)  # three 3x3s: 7x7
+    assert seen(lambda x: net(x, c2, c3, c4)['out'], c1) == (
+        grid(1, around=2),
+        False,
+    )  # three 3x3s: 7x7
 
 
 def test_denseaspp_connections():
@@ -309,18 +421,33 @@ def test_denseaspp_connections():
         assert torch.equal(x, torch.cat([c4, *outputs[:i]], 1))
     assert len(inputs) == 4
     for used in inputs[1:]:
-        assert all(y.any() for y in used.split([WIDTHS[3]] + [16] * ((used.shape[1] - WIDTHS[3]) // 16), 1))
+        assert all(
+            y.any() for y in used.split([WIDTHS[3]] + [16] * ((used.shape[1] - WIDTHS[3]) // 16), 1)
+        )
     every = set(itertools.product(range(-14, 15), repeat=2))  # 1 + 3 + 9, and the 3x3 after them
-    assert seen(lambda x: net(None, None, None, x)['out'], noise(1, WIDTHS[3], 33, 33)) == (every, False)
+    assert seen(lambda x: net(None, None, None, x)['out'], noise(1, WIDTHS[3], 33, 33)) == (
+        every,
+        False,
+    )
 
 
 def test_rates_of_denseaspp(fake):
-    assert [step[-1].conv.dilation[0] for step in published(DenseASPP).head.steps] == [3, 6, 12, 18, 24]
+    assert [step[-1].conv.dilation[0] for step in published(DenseASPP).head.steps] == [
+        3,
+        6,
+        12,
+        18,
+        24,
+    ]
 
 
 @torch.no_grad()
 def test_acfnet_mixes_class_centres():
-    mix, x, label = ClassAttention(16, BatchNorm2d).mix, noise(2, 16, 7, 9), torch.randint(4, (2, 7, 9), generator=torch.Generator().manual_seed(3))
+    mix, x, label = (
+        ClassAttention(16, BatchNorm2d).mix,
+        noise(2, 16, 7, 9),
+        torch.randint(4, (2, 7, 9), generator=torch.Generator().manual_seed(3)),
+    )
     coarse = noise(2, 5, 7, 9, seed=4)
     y = mix(x, coarse)
     assert torch.linalg.matrix_rank(x.flatten(2)).tolist() == [16, 16]
@@ -329,7 +456,9 @@ def test_acfnet_mixes_class_centres():
     sure = mix(x, 1000 * F.one_hot(label, 5).permute(0, 3, 1, 2).double())  # class 4 is nowhere
     for i, k in itertools.product(range(2), range(4)):
         own = label[i] == k
-        assert_close(sure[i][:, own], x[i][:, own].mean(1, keepdim=True).expand(-1, own.sum()), 1e-12)
+        assert_close(
+            sure[i][:, own], x[i][:, own].mean(1, keepdim=True).expand(-1, own.sum()), 1e-12
+        )
 
 
 @torch.no_grad()
@@ -357,7 +486,7 @@ def test_nonlocal_attention():
     """Rows sum to one; each output is a mean of all values by the softmax of the scaled products."""
     x, net = 3 * noise(2, 16, 7, 9), NonLocalBlock(16, BatchNorm2d).double()
     q, k, v = (f(x).flatten(2) for f in (net.query, net.key, net.value))  # b 8 hw
-    rows = (q.transpose(1, 2) @ k / 8 ** 0.5).softmax(2)  # b hw hw
+    rows = (q.transpose(1, 2) @ k / 8**0.5).softmax(2)  # b hw hw
     assert_close(net.attend(x).flatten(2), v @ rows.transpose(1, 2), 1e-12)
     nn.init.zeros_(net.value.weight)
     assert_close(net.attend(x), net.value.bias[:, None, None].expand(2, -1, 7, 9), 1e-12)
@@ -369,13 +498,23 @@ def test_a2_gathers_over_positions_and_distributes_over_vectors():
     assert_close(net.weights(x).sum(1), torch.ones(2, 63), 1e-12)
     assert torch.linalg.matrix_rank(net.restore[0](net.attend(x)).flatten(2)).tolist() == [4, 4]
     still = net.gathered(x)
-    mixed = torch.einsum('bms,bns->bmn', net.feature(x).flatten(2), net.gather(x).flatten(2).softmax(2))
+    mixed = torch.einsum(
+        'bms,bns->bmn', net.feature(x).flatten(2), net.gather(x).flatten(2).softmax(2)
+    )
     assert_close(still, mixed, 1e-12)
-    assert_close(net.attend(x).flatten(2), torch.einsum('bmn,bns->bms', still, net.distribute(x).flatten(2).softmax(1)), 1e-12)
+    assert_close(
+        net.attend(x).flatten(2),
+        torch.einsum('bmn,bns->bms', still, net.distribute(x).flatten(2).softmax(1)),
+        1e-12,
+    )
     net.gather.bias.add_(noise(4))
-    assert_close(net.gathered(x), still, 1e-12)  # softmax over positions: what moves all of them alike cancels
+    assert_close(
+        net.gathered(x), still, 1e-12
+    )  # softmax over positions: what moves all of them alike cancels
     nn.init.zeros_(net.feature.weight)
-    assert_close(net.gathered(x), net.feature.bias[:, None].expand(2, 4, 4), 1e-12)  # its weights sum to one
+    assert_close(
+        net.gathered(x), net.feature.bias[:, None].expand(2, 4, 4), 1e-12
+    )  # its weights sum to one
 
 
 @torch.no_grad()
@@ -390,7 +529,12 @@ def test_semanticfpn_is_its_source_where_sizes_divide():
         p.append(lateral.smooth(twice(p[-1]) + low))
     p4, p3, p2 = p[1:]
     b2, b3, b4, b5 = net.branches
-    found = b2[0](p2) + twice(b3[0](p3)) + twice(b4[1](twice(b4[0](p4)))) + twice(b5[2](twice(b5[1](twice(b5[0](p5))))))
+    found = (
+        b2[0](p2)
+        + twice(b3[0](p3))
+        + twice(b4[1](twice(b4[0](p4))))
+        + twice(b5[2](twice(b5[1](twice(b5[0](p5))))))
+    )
     assert_close(net(*maps)['out'], net.out(found), 1e-12)
 
 
@@ -401,7 +545,9 @@ def test_semanticfpn_levels_at_odd_sizes():
     assert [x.shape[2:] for x in levels] == [(25, 33), (13, 17), (7, 9), (4, 5)]
     lateral = Lateral(WIDTHS[2], 16, BatchNorm2d).double().eval()
     lateral.smooth = nn.Identity()
-    found = lateral(levels[3], maps[2]) - lateral.side(maps[2])  # 4x5 at the size 7x9: the corners and every other pixel are its own
+    found = lateral(levels[3], maps[2]) - lateral.side(
+        maps[2]
+    )  # 4x5 at the size 7x9: the corners and every other pixel are its own
     assert_close(found[:, :, ::2, ::2], levels[3], 1e-12)
 
 
@@ -413,7 +559,9 @@ def test_attention_to_scale_mixes_two_scores():
     assert [x.shape for x in asked] == [(2, 3, 32, 48)]
     assert_close(asked[0][:, :, 0, 0], image[:, :, 0, 0], 1e-12)
     large = net.score(trunk(image)[3])
-    small_one = net.score(F.interpolate(trunk(asked[0])[3], large.shape[2:], mode='bilinear', align_corners=True))
+    small_one = net.score(
+        F.interpolate(trunk(asked[0])[3], large.shape[2:], mode='bilinear', align_corners=True)
+    )
     w = (out - small_one) / (large - small_one)  # b n h w
     assert 0 < w.min() and w.max() < 1 and w.std() > 1e-3
     assert_close(w, w[:, :1].expand_as(w), 1e-6)
@@ -424,8 +572,14 @@ def test_attention_to_scale_mixes_two_scores():
 @torch.no_grad()
 def test_gates_of_bisenet():
     x, y = noise(2, 16, 7, 9), noise(2, 16, 7, 9, seed=1)
-    arm, ffm = shake(ARM(16, 16, BatchNorm2d).double().eval()), shake(FFM(16, BatchNorm2d).double().eval())
-    for gated, plain, low in ((arm(x), arm.conv(x), 0), (ffm(x, y), ffm.conv(torch.cat([x, y], 1)), 1)):
+    arm, ffm = (
+        shake(ARM(16, 16, BatchNorm2d).double().eval()),
+        shake(FFM(16, BatchNorm2d).double().eval()),
+    )
+    for gated, plain, low in (
+        (arm(x), arm.conv(x), 0),
+        (ffm(x, y), ffm.conv(torch.cat([x, y], 1)), 1),
+    ):
         g = (gated.sum((2, 3)) / plain.sum((2, 3)))[:, :, None, None]  # one for each channel
         assert_close(gated, plain * g, 1e-12)
         assert low < g.min() and g.max() < low + 1 and g.std() > 1e-3
@@ -443,7 +597,10 @@ def test_paths_of_bisenet():
     call(net, image, trunk)
     size = net.spatial(image).shape[2:]
     assert size == (9, 13)
-    wanted = sum(F.interpolate(x, size, mode='bilinear', align_corners=True) for x in (net.arm3(c3), net.arm4(c4)))
+    wanted = sum(
+        F.interpolate(x, size, mode='bilinear', align_corners=True)
+        for x in (net.arm3(c3), net.arm4(c4))
+    )
     tail = net.tail.relu(net.tail.bn(net.tail.conv(c4.mean((2, 3), keepdim=True))))
     assert_close(sums[0], wanted + tail, 1e-12)
 
@@ -451,7 +608,9 @@ def test_paths_of_bisenet():
 def test_rates_of_deeplabv3plus():
     """DEEPLABV3PLUS_RATES: the paper's at stride 16 are half of those at stride 8."""
     small_net(HEAD='deeplabv3plus')
-    dilations = lambda: [branch.conv.dilation[0] for branch in network.build().head.aspp.branches[1:4]]
+    dilations = lambda: [
+        branch.conv.dilation[0] for branch in network.build().head.aspp.branches[1:4]
+    ]
     assert dilations() == [12, 24, 36]
     put(DEEPLABV3PLUS_RATES=(6, 12, 18))
     assert dilations() == [6, 12, 18]

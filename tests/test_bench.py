@@ -1,4 +1,5 @@
 """bench.py: what it prints parses; what it compares with computes the same. No timing is asserted."""
+
 import os
 import re
 import subprocess
@@ -15,15 +16,23 @@ import network
 import plain
 import settings
 
-SMALL = ('N_LAYERS=18 STEM=plain PRETRAINED= CROP_SIZE=65 EM_CHANNELS=64 EM_BASES=8 HEAD_CHANNELS=16 DATASET=shapes TRAIN_SPLIT=train '
-         'BATCH_SIZE=2 TEST_BATCH=1 DEVICES=cpu').split()
+SMALL = (
+    'N_LAYERS=18 STEM=plain PRETRAINED= CROP_SIZE=65 EM_CHANNELS=64 EM_BASES=8 HEAD_CHANNELS=16 DATASET=shapes TRAIN_SPLIT=train '
+    'BATCH_SIZE=2 TEST_BATCH=1 DEVICES=cpu'
+).split()
 FIGURES = r'([\d.]+) \(([\d.]+) - ([\d.]+)\)'  # median (min - max)
 
 
 def run(*arguments, status=0):
     """The standard output of bench.py, or its standard error if it is to fail."""
     script = os.path.join(helpers.GOLDEN, '..', '..', 'bench.py')
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stderr if status else done.stdout
 
@@ -41,19 +50,35 @@ def test_network_beside_plain():
     text = run(*SMALL, 'AMP=off', '--plain', '--rounds', '1')
     assert re.search(r'1 threads; torch \d.*; torch.float32', text.splitlines()[0])
     assert re.search(r'ema on ResNet-18 at stride 8, 65x65 pixels, 8 classes', text)
-    parameters, macs = map(float, re.search(r'parameters ([\d.]+) M; MACs ([\d.]+) G', text).groups())
+    parameters, macs = map(
+        float, re.search(r'parameters ([\d.]+) M; MACs ([\d.]+) G', text).groups()
+    )
     helpers.small_net(EM_CHANNELS=64)
-    assert parameters == pytest.approx(sum(p.numel() for p in network.build().parameters()) / 1e6, abs=0.005)
+    assert parameters == pytest.approx(
+        sum(p.numel() for p in network.build().parameters()) / 1e6, abs=0.005
+    )
     assert 0.5 < macs < 2
     for kind, batch in (('training', 2), ('inference', 1)):
         for variant in ('tuned', 'plain'):
             figures(text, f'{kind} +{variant} batch {batch}:')
-            assert re.search(rf'{kind} +{variant} .* s, [\d.]+ images/s, ([\d.]+|nan) MiB, \d+ % of the \d+ GFLOP/s', text)
+            assert re.search(
+                rf'{kind} +{variant} .* s, [\d.]+ images/s, ([\d.]+|nan) MiB, \d+ % of the \d+ GFLOP/s',
+                text,
+            )
         figures(text, f'{kind} +tuned / plain: time')
 
 
 def test_unit_metric_and_loader(drawn_shapes):
-    text = run(*SMALL, f'DATA_ROOT={drawn_shapes}', 'CROP_SIZE=33', '--unit', '--metric', '--loader', '--rounds', '2')
+    text = run(
+        *SMALL,
+        f'DATA_ROOT={drawn_shapes}',
+        'CROP_SIZE=33',
+        '--unit',
+        '--metric',
+        '--loader',
+        '--rounds',
+        '2',
+    )
     for what in ('forward', r'forward\+backward'):
         for name in ('unit', 'textbook', 'dense'):
             figures(text, f'{what}  {name}')
@@ -61,12 +86,22 @@ def test_unit_metric_and_loader(drawn_shapes):
             figures(text, f'{what}  {name} / unit: time')
     figures(text, 'confusion  masked / tuned: time')
     figures(text, 'loader  plain / tuned: time')
-    tuned, plain = map(float, re.search(r'MB per sample: tuned ([\d.]+), plain ([\d.]+)', text).groups())
+    tuned, plain = map(
+        float, re.search(r'MB per sample: tuned ([\d.]+), plain ([\d.]+)', text).groups()
+    )
     assert tuned < plain
 
 
-@pytest.mark.parametrize('arguments, words', [(['--plian'], 'no such flag'), (['--rounds', '0'], 'from 1'), (['--rounds'], '--rounds takes a value'),
-                                              (['--loader', '--synthetic', '500'], 'WIDTHxHEIGHT'), (['BATCHSIZE=2'], 'BATCH_SIZE')])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['--plian'], 'no such flag'),
+        (['--rounds', '0'], 'from 1'),
+        (['--rounds'], '--rounds takes a value'),
+        (['--loader', '--synthetic', '500'], 'WIDTHxHEIGHT'),
+        (['BATCHSIZE=2'], 'BATCH_SIZE'),
+    ],
+)
 def test_wrong_usage_is_a_sentence(arguments, words):
     error = run(*arguments, status=2)
     assert words in error and len(error.splitlines()) == 1
@@ -94,7 +129,9 @@ def test_plain_sample_without_scaling_is_the_sample(tmp_path):
         plain_image, plain_label = plain.sample(data, position, 0)
         assert torch.equal(plain_label, label.long())
         helpers.small_net()
-        helpers.assert_close(plain_image[:, :, :24], network.build().normalise(image[None])[0, :, :, :24], 1e-5)
+        helpers.assert_close(
+            plain_image[:, :, :24], network.build().normalise(image[None])[0, :, :, :24], 1e-5
+        )
         assert not plain_image[:, :, 24:].any()
 
 
@@ -103,20 +140,37 @@ def test_drawn_pictures_make_a_data_set(tmp_path):
     helpers.put(DATASET='camvid', DATA_ROOT=str(tmp_path), TRAIN_SPLIT='train')
     data = dataset.Dataset('train', train=True)
     data.check()
-    assert len(data) == 40 and data.read(0)[0].shape == (48, 60, 3) and len(np.unique(data.read(0)[1])) > 1
+    assert (
+        len(data) == 40
+        and data.read(0)[0].shape == (48, 60, 3)
+        and len(np.unique(data.read(0)[1])) > 1
+    )
 
 
 def test_table_of_the_heads(monkeypatch, capsys):
     """The paper's Table 1: parameters over the bare trunk."""
-    monkeypatch.setattr(network, 'HEADS', {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'psp', 'psa', 'danet', 'bisenet')})
+    monkeypatch.setattr(
+        network,
+        'HEADS',
+        {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'psp', 'psa', 'danet', 'bisenet')},
+    )
     helpers.put(N_LAYERS=101, N_CLASSES=21, CROP_SIZE=65, PRETRAINED='')
     before = settings.in_force()
     bench.bench_all(bench.start(), 1, {'--size': '', '--markdown': ''})
     assert settings.in_force() == before
-    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith('|')
+    ]
     found = {row[0]: row[1:3] for row in rows[2:]}
-    assert found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
-    assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97' and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
+    assert (
+        found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
+    )
+    assert (
+        found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97'
+        and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
+    )
     assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 12
 
 

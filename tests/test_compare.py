@@ -1,4 +1,5 @@
 """compare.py on run folders made up here: what it shows of them, and what it says to mistakes."""
+
 import json
 import os
 import re
@@ -19,14 +20,18 @@ SOURCE = {'network.py': 'a = 1\n', 'baselines/psp.py': 'b = 2\n', 'sync_bn/__ini
 
 
 def val(step, miou, **classes):
-    return {'step': step, 'val/mIoU': miou, 'val/pAcc': 0.9} | {f'val/IoU/{name}': v for name, v in classes.items()}
+    return {'step': step, 'val/mIoU': miou, 'val/pAcc': 0.9} | {
+        f'val/IoU/{name}': v for name, v in classes.items()
+    }
 
 
 def train(step, loss=1.0, speed=50.0):
     return dict(step=step, loss=loss, lr=0.1, images_per_s=speed)
 
 
-def make_run(folder, log=(train(20), val(20, 0.5)), source=SOURCE, machine=None, scores=None, **values):
+def make_run(
+    folder, log=(train(20), val(20, 0.5)), source=SOURCE, machine=None, scores=None, **values
+):
     """A run's folder as train.py leaves it; `values` are settings that are not the defaults."""
     os.makedirs(folder)
     with open(folder / 'log.jsonl', 'w') as f:
@@ -60,7 +65,10 @@ def cells(runs):
     """{run's own name: {column: cell}} of the plain table."""
     head, *lines = compare.overview(runs, 1000)
     split = lambda line: re.split(r' {2,}', line)
-    return {re.split('[:/]', line.split()[0])[-1]: dict(zip(split(head), split(line), strict=True)) for line in lines}
+    return {
+        re.split('[:/]', line.split()[0])[-1]: dict(zip(split(head), split(line), strict=True))
+        for line in lines
+    }
 
 
 def rows(*folders):
@@ -71,7 +79,13 @@ def rows(*folders):
 def run(*args, **more):
     """compare.py as a user runs it."""
     words = [sys.executable, os.path.join(ROOT, 'compare.py'), *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, env=os.environ | {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'} | more)
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'} | more,
+    )
 
 
 def call(monkeypatch, *args):
@@ -84,20 +98,39 @@ def call(monkeypatch, *args):
 
 
 def test_table_as_a_user_sees_it(tmp_path):
-    make_run(tmp_path / 'slow', [train(20, speed=1), train(40, speed=80), train(60, speed=90), val(60, 0.61234)], ITER_MAX=500, LR=0.01)
-    make_run(tmp_path / 'fast', [train(20), val(20, 0.7), train(40), val(40, 0.7), val(60, 0.65)], ITER_MAX=500, LR=0.1, machine=MACHINE,
-             source=SOURCE | {'network.py': 'a = 2\n'}, scores=dict(mIoU=0.7215, split='val'))
+    make_run(
+        tmp_path / 'slow',
+        [train(20, speed=1), train(40, speed=80), train(60, speed=90), val(60, 0.61234)],
+        ITER_MAX=500,
+        LR=0.01,
+    )
+    make_run(
+        tmp_path / 'fast',
+        [train(20), val(20, 0.7), train(40), val(40, 0.7), val(60, 0.65)],
+        ITER_MAX=500,
+        LR=0.1,
+        machine=MACHINE,
+        source=SOURCE | {'network.py': 'a = 2\n'},
+        scores=dict(mIoU=0.7215, split='val'),
+    )
     found = run(tmp_path / 'slow', tmp_path / 'fast')
     assert (found.returncode, found.stderr) == (0, '')
-    assert found.stdout.splitlines() == [line.replace('TMP', str(tmp_path)).replace('run ', 'run '.ljust(4 + len(str(tmp_path)) - 3)) for line in (
-        'run       LR    code           steps  best mIoU   last mIoU  eval   images/s  hardware',
-        'TMP/fast  0.1   reference   60 / 500  70.00 @ 20      65.00  72.15      50.0  2 x NVIDIA H200, bfloat16',
-        'TMP/slow  0.01  network.py  60 / 500  61.23 @ 60      61.23  -          80.0  -')]
+    assert found.stdout.splitlines() == [
+        line.replace('TMP', str(tmp_path)).replace('run ', 'run '.ljust(4 + len(str(tmp_path)) - 3))
+        for line in (
+            'run       LR    code           steps  best mIoU   last mIoU  eval   images/s  hardware',
+            'TMP/fast  0.1   reference   60 / 500  70.00 @ 20      65.00  72.15      50.0  2 x NVIDIA H200, bfloat16',
+            'TMP/slow  0.01  network.py  60 / 500  61.23 @ 60      61.23  -          80.0  -',
+        )
+    ]
 
 
 def test_em_columns(tmp_path):
     """The last curves of the unit, where --em asks for them."""
-    curves = [{'em/entropy': 0.9, 'em/bases_in_use': 12.0, 'em/cosine': 0.8}, {'em/entropy': 0.512, 'em/bases_in_use': 31.87, 'em/cosine': float('nan')}]
+    curves = [
+        {'em/entropy': 0.9, 'em/bases_in_use': 12.0, 'em/cosine': 0.8},
+        {'em/entropy': 0.512, 'em/bases_in_use': 31.87, 'em/cosine': float('nan')},
+    ]
     make_run(tmp_path / 'ema', [train(20) | curves[0], train(40) | curves[1], val(40, 0.6)])
     make_run(tmp_path / 'fcn', [train(40), val(40, 0.7)], HEAD='fcn')
     plain, shown = (run(tmp_path / 'ema', tmp_path / 'fcn', *flags) for flags in ([], ['--em']))
@@ -139,9 +172,11 @@ def test_no_argument_is_the_folder_of_the_script(tmp_path, monkeypatch, capsys):
 
 def test_settings_are_read_not_run(tmp_path):
     folder = make_run(tmp_path / 'a')
-    (folder / 'settings.py').write_text(f'import os\nLR = 1\nos.mkdir({str(tmp_path / "made")!r})\n'
-                                        'SEED = os.getpid()\nfor HEAD in "ab":\n    EM_MOM = 2\nx.Y = a, B = 3, 4\nSTEM: str\n')
-    found, = read(folder)
+    (folder / 'settings.py').write_text(
+        f'import os\nLR = 1\nos.mkdir({str(tmp_path / "made")!r})\n'
+        'SEED = os.getpid()\nfor HEAD in "ab":\n    EM_MOM = 2\nx.Y = a, B = 3, 4\nSTEM: str\n'
+    )
+    (found,) = read(folder)
     assert not (tmp_path / 'made').exists() and found.settings == dict(LR=1)
 
 
@@ -150,25 +185,48 @@ def test_only_settings_that_differ_have_a_column(tmp_path):
     make_run(tmp_path / 'x' / 'a', LR=0.1, NAME='a', NUM_WORKERS=1, DEVICES='cpu', **places)
     make_run(tmp_path / 'x' / 'b', LR=0.1, SCALES=(1.0,), PRETRAINED='', EM_GRAD=True)
     assert list(rows(tmp_path / 'x')['a'])[:5] == ['run', 'SCALES', 'PRETRAINED', 'EM_GRAD', 'code']
-    assert [rows(tmp_path / 'x')['b'][k] for k in ('SCALES', 'PRETRAINED', 'EM_GRAD')] == ['(1.0,)', "''", 'True']
+    assert [rows(tmp_path / 'x')['b'][k] for k in ('SCALES', 'PRETRAINED', 'EM_GRAD')] == [
+        '(1.0,)',
+        "''",
+        'True',
+    ]
 
 
 def test_a_setting_that_one_run_lacks_is_a_dash(tmp_path):
     old = make_run(tmp_path / 'x' / 'old')
     (old / 'settings.py').write_text('LR = 0.1\n')
     (make_run(tmp_path / 'x' / 'new') / 'settings.py').write_text('LR = 1e-1\nLOSS = "ohem"\n')
-    assert {name: r['LOSS'] for name, r in rows(tmp_path / 'x').items()} == {'old': '-', 'new': 'ohem'}
+    assert {name: r['LOSS'] for name, r in rows(tmp_path / 'x').items()} == {
+        'old': '-',
+        'new': 'ohem',
+    }
     (old / 'settings.py').unlink()
     assert 'LOSS' not in rows(tmp_path / 'x')['new']  # nothing is known of the other run
 
 
 def test_best_run_comes_first_and_those_without_score_last(tmp_path):
-    for name, log in dict(a=[train(5)], b=[val(1, 0.3)], c=[], d=[val(1, 0.9), val(2, 0.2)], e=[val(1, float('nan'))], f=[val(1, 0.0)]).items():
+    for name, log in dict(
+        a=[train(5)],
+        b=[val(1, 0.3)],
+        c=[],
+        d=[val(1, 0.9), val(2, 0.2)],
+        e=[val(1, float('nan'))],
+        f=[val(1, 0.0)],
+    ).items():
         make_run(tmp_path / 'x' / name, log)
     found = rows(tmp_path / 'x')
     assert list(found) == ['d', 'b', 'f', 'a', 'c', 'e']
-    assert [found['d'][k] for k in ('best mIoU', 'last mIoU', 'images/s')] == ['90.00 @ 1', '20.00', '-']
-    assert [found['a'][k] for k in ('steps', 'best mIoU', 'last mIoU', 'images/s')] == ['5 / 30000', '-', '-', '50.0']
+    assert [found['d'][k] for k in ('best mIoU', 'last mIoU', 'images/s')] == [
+        '90.00 @ 1',
+        '20.00',
+        '-',
+    ]
+    assert [found['a'][k] for k in ('steps', 'best mIoU', 'last mIoU', 'images/s')] == [
+        '5 / 30000',
+        '-',
+        '-',
+        '50.0',
+    ]
     assert found['c']['steps'] == '0 / 30000'
 
 
@@ -176,22 +234,54 @@ def test_code_is_compared_with_the_first_run_that_kept_its_own(tmp_path):
     make_run(tmp_path / 'x' / 'none', [val(1, 0.9)], source=None)
     make_run(tmp_path / 'x' / 'first', [val(1, 0.8)])
     make_run(tmp_path / 'x' / 'same', [val(1, 0.7)], source=SOURCE | {'notes.txt': 'no code'})
-    make_run(tmp_path / 'x' / 'other', [val(1, 0.6)], source={'network.py': 'a = 3\n', 'baselines/psp.py': 'b = 2\n', 'mine.py': ''})
+    make_run(
+        tmp_path / 'x' / 'other',
+        [val(1, 0.6)],
+        source={'network.py': 'a = 3\n', 'baselines/psp.py': 'b = 2\n', 'mine.py': ''},
+    )
     assert {name: r['code'] for name, r in rows(tmp_path / 'x').items()} == {
-        'none': '?', 'first': 'reference', 'same': 'same', 'other': '+mine.py, network.py, -sync_bn/__init__.py'}
+        'none': '?',
+        'first': 'reference',
+        'same': 'same',
+        'other': '+mine.py, network.py, -sync_bn/__init__.py',
+    }
 
 
-@pytest.mark.parametrize('scores, wanted', [
-    (dict(mIoU=0.5, split='val'), '50.00'), (dict(mIoU=0.5), '50.00'), (dict(mIoU=0.5, split='test'), '50.00 (test)'),
-    (dict(mIoU=0.5, split='val', views='views: scales 1, 2 of 512 pixels; windows of 9x9 every 6x6', single={}, checkpoint='m/step_2.pth'),
-     '50.00 (step_2.pth, several views, windows, 512 pixels)'), (dict(mIoU='x'), '-'), (None, '-')])
+@pytest.mark.parametrize(
+    'scores, wanted',
+    [
+        (dict(mIoU=0.5, split='val'), '50.00'),
+        (dict(mIoU=0.5), '50.00'),
+        (dict(mIoU=0.5, split='test'), '50.00 (test)'),
+        (
+            dict(
+                mIoU=0.5,
+                split='val',
+                views='views: scales 1, 2 of 512 pixels; windows of 9x9 every 6x6',
+                single={},
+                checkpoint='m/step_2.pth',
+            ),
+            '50.00 (step_2.pth, several views, windows, 512 pixels)',
+        ),
+        (dict(mIoU='x'), '-'),
+        (None, '-'),
+    ],
+)
 def test_eval(scores, wanted, tmp_path):
     make_run(tmp_path / 'a', scores=scores)
     assert rows(tmp_path / 'a')['a']['eval'] == wanted
 
 
-@pytest.mark.parametrize('machine, wanted', [
-    (MACHINE, '2 x NVIDIA H200, bfloat16'), (dict(device='AMD EPYC'), 'AMD EPYC'), (dict(precision='float32'), 'float32'), ({}, '-'), (None, '-')])
+@pytest.mark.parametrize(
+    'machine, wanted',
+    [
+        (MACHINE, '2 x NVIDIA H200, bfloat16'),
+        (dict(device='AMD EPYC'), 'AMD EPYC'),
+        (dict(precision='float32'), 'float32'),
+        ({}, '-'),
+        (None, '-'),
+    ],
+)
 def test_hardware(machine, wanted, tmp_path):
     make_run(tmp_path / 'a', machine=machine)
     assert rows(tmp_path / 'a')['a']['hardware'] == wanted
@@ -205,24 +295,45 @@ def test_many_settings_go_below_the_rows(tmp_path):
     both = read(tmp_path / 'a', tmp_path / 'b')
     table = compare.overview(both, 1000)
     wide = max(map(len, table))
-    assert len(table) == 3 and compare.overview(both, wide) == table and len(compare.overview(both, wide - 1)) == 5
+    assert (
+        len(table) == 3
+        and compare.overview(both, wide) == table
+        and len(compare.overview(both, wide - 1)) == 5
+    )
     narrow = compare.overview(both, 100)  # the table is wider
-    assert narrow[2].strip() == 'SEED=0  HEAD=ema  N_LAYERS=101  STRIDE=8  EM_BASES=64  LR=0.009  code: reference'
-    assert narrow[4].strip() == 'SEED=1  HEAD=fcn  N_LAYERS=50  STRIDE=16  EM_BASES=8  LR=0.5  code: same'
+    assert (
+        narrow[2].strip()
+        == 'SEED=0  HEAD=ema  N_LAYERS=101  STRIDE=8  EM_BASES=64  LR=0.009  code: reference'
+    )
+    assert (
+        narrow[4].strip()
+        == 'SEED=1  HEAD=fcn  N_LAYERS=50  STRIDE=16  EM_BASES=8  LR=0.5  code: same'
+    )
     assert max(map(len, compare.overview(read(tmp_path / 'a', tmp_path / 'b'), 50)[2::3])) <= 50
     make_run(tmp_path / 'd', [val(1, 0.6)], EM_MOM=0.5)
     found = compare.overview(read(*(tmp_path / name for name in 'abcd')), 1000)  # seven settings
-    assert [line.strip() for line in found[6::2]] == ['SEED=1  code: +loss.py', 'EM_MOM=0.5  code: same']
+    assert [line.strip() for line in found[6::2]] == [
+        'SEED=1  code: +loss.py',
+        'EM_MOM=0.5  code: same',
+    ]
     assert all(line.startswith('    ') for line in found[2::2]) and 'EM_MOM=0.9' in found[2]
 
 
 def test_markdown(tmp_path):
     make_run(tmp_path / 'a|b', [val(1, 0.9)], PRETRAINED='x|y')
-    more = dict.fromkeys(('HEAD', 'STEM', 'LOSS', 'AMP', 'EM_NORM', 'DECAY'), 'z')  # wide, and yet a table
-    make_run(tmp_path / 'c', [val(1, 0.08)], source={**SOURCE, 'sync_bn/__init__.py': 'changed'}, **more)
+    more = dict.fromkeys(
+        ('HEAD', 'STEM', 'LOSS', 'AMP', 'EM_NORM', 'DECAY'), 'z'
+    )  # wide, and yet a table
+    make_run(
+        tmp_path / 'c', [val(1, 0.08)], source={**SOURCE, 'sync_bn/__init__.py': 'changed'}, **more
+    )
     found = run(tmp_path / 'a|b', tmp_path / 'c', '--markdown', COLUMNS='40')
     lines = found.stdout.splitlines()
-    assert found.returncode == 0 and len(lines) == 4 and len({len(re.findall(r'(?<!\\)\|', line)) for line in lines}) == 1
+    assert (
+        found.returncode == 0
+        and len(lines) == 4
+        and len({len(re.findall(r'(?<!\\)\|', line)) for line in lines}) == 1
+    )
     assert set(lines[1]) == set('| -') and r'a\|b |' in lines[2] and r'| x\|y |' in lines[2]
     assert r'| sync_bn/\_\_init\_\_.py |' in lines[3] and '| 8.00 @ 1 | 8.00 |' in lines[3]
 
@@ -233,9 +344,16 @@ def test_classes(tmp_path):
     make_run(tmp_path / 'older')
     found = run(tmp_path / 'a', tmp_path / 'b', tmp_path / 'older', '--classes', '--markdown')
     a, b, older = (tmp_path / name for name in ('a', 'b', 'older'))
-    assert (found.returncode, found.stdout.split('\n\n')[1].splitlines()) == (0, [
-        f'| best / last | {a} | {older} | {b} |', '| --- | --- | --- | --- |', '| road | 99.00 / 50.00 | - / - | 25.00 / 25.00 |',
-        '| sky | 50.00 / - | - / - | - / - |', '| tree | - / - | - / - | 12.50 / 12.50 |'])
+    assert (found.returncode, found.stdout.split('\n\n')[1].splitlines()) == (
+        0,
+        [
+            f'| best / last | {a} | {older} | {b} |',
+            '| --- | --- | --- | --- |',
+            '| road | 99.00 / 50.00 | - / - | 25.00 / 25.00 |',
+            '| sky | 50.00 / - | - / - | - / - |',
+            '| tree | - / - | - / - | 12.50 / 12.50 |',
+        ],
+    )
 
 
 def test_class_table_keeps_to_the_terminal(tmp_path):
@@ -254,26 +372,46 @@ def test_logs_without_classes_say_so(tmp_path):
 
 
 def test_plot(tmp_path):
-    names = [make_run(tmp_path / name, log) for name, log in {
-        'a$b^$_{': [train(20), train(40, loss=float('nan')), val(40, 0.5)], '_hidden': [train(20), val(20, 0.5), val(40, 0.6)], 'none': [],
-        os.fsdecode(b'\xff'): [], **{f'r{i}': [train(20), val(20, 0.1)] for i in range(10)}}.items()]
+    names = [
+        make_run(tmp_path / name, log)
+        for name, log in {
+            'a$b^$_{': [train(20), train(40, loss=float('nan')), val(40, 0.5)],
+            '_hidden': [train(20), val(20, 0.5), val(40, 0.6)],
+            'none': [],
+            os.fsdecode(b'\xff'): [],
+            **{f'r{i}': [train(20), val(20, 0.1)] for i in range(10)},
+        }.items()
+    ]
     found = run(*names, '--plot', tmp_path / 'curves.png')
-    assert (found.returncode, found.stderr) == (0, '') and found.stdout.endswith(f'curves in {tmp_path}/curves.png\n')
+    assert (found.returncode, found.stderr) == (0, '') and found.stdout.endswith(
+        f'curves in {tmp_path}/curves.png\n'
+    )
     data = (tmp_path / 'curves.png').read_bytes()
-    assert data[:8] == b'\x89PNG\r\n\x1a\n' and struct.unpack('>I', data[16:20]) == (1440,) and b'IEND' in data[-12:]
+    assert (
+        data[:8] == b'\x89PNG\r\n\x1a\n'
+        and struct.unpack('>I', data[16:20]) == (1440,)
+        and b'IEND' in data[-12:]
+    )
     assert not (tmp_path / 'curves.png.part').exists()
 
 
 def test_plot_has_a_line_and_a_name_per_run(tmp_path, monkeypatch):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     kept = []
     monkeypatch.setattr(FigureCanvasAgg, 'print_png', lambda self, f: kept.append(self.figure))
-    make_run(tmp_path / '_a', [train(20, 2.0), train(40, 1.0), val(40, 0.25), train(60, 0.5), val(60, 0.75)])
+    make_run(
+        tmp_path / '_a',
+        [train(20, 2.0), train(40, 1.0), val(40, 0.25), train(60, 0.5), val(60, 0.75)],
+    )
     make_run(tmp_path / 'b', [train(20, 3.0)])
     monkeypatch.chdir(tmp_path)
     compare.plot(read('_a', 'b'), 'x.png')
     loss, miou = kept[0].axes
-    assert [list(zip(*line.get_data())) for line in loss.lines] == [[(20, 2), (40, 1), (60, 0.5)], [(20, 3)]]
+    assert [list(zip(*line.get_data())) for line in loss.lines] == [
+        [(20, 2), (40, 1), (60, 0.5)],
+        [(20, 3)],
+    ]
     assert [list(zip(*line.get_data())) for line in miou.lines] == [[(40, 25), (60, 75)], []]
     assert [t.get_text().strip() for t in kept[0].legends[0].get_texts()] == ['_a', 'b']
 
@@ -286,54 +424,115 @@ def test_folders_that_are_no_experiments(tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'file').write_text('')
     make_project(tmp_path / 'untrained')
-    bad = {'empty': 'is no experiment', 'file': 'is no folder', 'gone': 'is no folder', 'untrained': 'has no run yet'}
+    bad = {
+        'empty': 'is no experiment',
+        'file': 'is no folder',
+        'gone': 'is no folder',
+        'untrained': 'has no run yet',
+    }
     found = run(tmp_path / 'empty', tmp_path / 'good', *(tmp_path / name for name in list(bad)[1:]))
-    assert found.returncode == 1 and len(found.stdout.splitlines()) == 2 and f'{tmp_path}/good' in found.stdout
+    assert (
+        found.returncode == 1
+        and len(found.stdout.splitlines()) == 2
+        and f'{tmp_path}/good' in found.stdout
+    )
     told = found.stderr.splitlines()
     assert len(told) == 4
     for line, (name, words) in zip(told, bad.items()):
-        assert line.startswith(f'compare.py: {tmp_path}/{name} {words}') and 'name copies of the project' in line
+        assert (
+            line.startswith(f'compare.py: {tmp_path}/{name} {words}')
+            and 'name copies of the project' in line
+        )
 
 
 def test_nothing_to_show(tmp_path):
     found = run(tmp_path, '--classes', '--plot', tmp_path / 'x.png')
-    assert (found.returncode, found.stdout) == (1, '') and 'is no experiment' in found.stderr and not (tmp_path / 'x.png').exists()
+    assert (
+        (found.returncode, found.stdout) == (1, '')
+        and 'is no experiment' in found.stderr
+        and not (tmp_path / 'x.png').exists()
+    )
 
 
-@pytest.mark.parametrize('end', ['{"step": 40, "lo', '{"step"', '{', '{"step": 40, "loss": 0.5}'[:-1], '\0\0\0', 'é'])
+@pytest.mark.parametrize(
+    'end', ['{"step": 40, "lo', '{"step"', '{', '{"step": 40, "loss": 0.5}'[:-1], '\0\0\0', 'é']
+)
 def test_half_a_last_line_is_no_line(end, tmp_path):
     folder = make_run(tmp_path / 'a')
     with open(folder / 'log.jsonl', 'a') as f:
         f.write(end)
-    found, = read(folder)
+    (found,) = read(folder)
     assert [e['step'] for e in found.train + found.val] == [20, 20]
 
 
 def test_damaged_lines_are_left_out(tmp_path):
     folder = make_run(tmp_path / 'a', [])
-    (folder / 'log.jsonl').write_bytes(b'\n'.join([
-        b'\xff\xfe', b'', b'[1]', b'7', b'{"loss": 1}', b'{"step": "x", "loss": 1}', b'{"step": true}', b'{"step": 1' + b'0' * 400 + b'}', b'[' * 10 ** 5,
-        b'{"step": 10, "loss": "x", "images_per_s": null}', b'{"step": 20, "loss": 1, "images_per_s": 5}', b'{"step": 30, "val/mIoU": null}',
-        b'{"step": 25, "val/mIoU": 0.5}']))
+    (folder / 'log.jsonl').write_bytes(
+        b'\n'.join(
+            [
+                b'\xff\xfe',
+                b'',
+                b'[1]',
+                b'7',
+                b'{"loss": 1}',
+                b'{"step": "x", "loss": 1}',
+                b'{"step": true}',
+                b'{"step": 1' + b'0' * 400 + b'}',
+                b'[' * 10**5,
+                b'{"step": 10, "loss": "x", "images_per_s": null}',
+                b'{"step": 20, "loss": 1, "images_per_s": 5}',
+                b'{"step": 30, "val/mIoU": null}',
+                b'{"step": 25, "val/mIoU": 0.5}',
+            ]
+        )
+    )
     row = rows(folder)['a']
-    assert [row[k] for k in ('steps', 'best mIoU', 'images/s')] == ['30 / 30000', '50.00 @ 25', '5.0']
+    assert [row[k] for k in ('steps', 'best mIoU', 'images/s')] == [
+        '30 / 30000',
+        '50.00 @ 25',
+        '5.0',
+    ]
     compare.plot(read(folder), str(tmp_path / 'x.png'))
 
 
-@pytest.mark.parametrize('file, content', [
-    ('settings.py', b'LR = \n'), ('settings.py', b'\xff\x00'), ('settings.py', b'LR = ' + b'(' * 10 ** 4), ('settings.py', b'LR = ' + b'-' * 10 ** 5 + b'1'),
-    ('source.zip', b'PK no zip'), ('source.zip', b''), ('machine.json', b'{"device": '), ('machine.json', b'null'), ('scores.json', b'[]'),
-    ('scores.json', b'\xff'), ('scores.json', b'[' * 10 ** 5)])
+@pytest.mark.parametrize(
+    'file, content',
+    [
+        ('settings.py', b'LR = \n'),
+        ('settings.py', b'\xff\x00'),
+        ('settings.py', b'LR = ' + b'(' * 10**4),
+        ('settings.py', b'LR = ' + b'-' * 10**5 + b'1'),
+        ('source.zip', b'PK no zip'),
+        ('source.zip', b''),
+        ('machine.json', b'{"device": '),
+        ('machine.json', b'null'),
+        ('scores.json', b'[]'),
+        ('scores.json', b'\xff'),
+        ('scores.json', b'[' * 10**5),
+    ],
+)
 def test_damaged_files_are_named_and_the_run_shown(file, content, tmp_path):
     folder = make_run(tmp_path / 'a', machine=MACHINE, scores=dict(mIoU=0.5))
     (folder / file).write_bytes(content)
     make_run(tmp_path / 'b', LR=0.5)
     told = []
     found = cells(compare.read_runs([str(folder), str(tmp_path / 'b')], told.append))
-    assert len(told) == 1 and re.fullmatch(rf'{re.escape(str(folder / file))} cannot be read \([^()].+\) and is left out; .*', told[0])
-    wanted = {'steps': '20 / 30000', 'LR': '0.009', 'code': 'reference', 'hardware': '2 x NVIDIA H200, bfloat16', 'eval': '50.00'}
-    wanted |= {'settings.py': {'steps': '20 / -', 'LR': None}, 'source.zip': {'code': '?'},
-               'machine.json': {'hardware': '-'}, 'scores.json': {'eval': '-'}}[file]
+    assert len(told) == 1 and re.fullmatch(
+        rf'{re.escape(str(folder / file))} cannot be read \([^()].+\) and is left out; .*', told[0]
+    )
+    wanted = {
+        'steps': '20 / 30000',
+        'LR': '0.009',
+        'code': 'reference',
+        'hardware': '2 x NVIDIA H200, bfloat16',
+        'eval': '50.00',
+    }
+    wanted |= {
+        'settings.py': {'steps': '20 / -', 'LR': None},
+        'source.zip': {'code': '?'},
+        'machine.json': {'hardware': '-'},
+        'scores.json': {'eval': '-'},
+    }[file]
     assert {k: found['a'].get(k) for k in wanted} == wanted and found['b']['steps'] == '20 / 30000'
 
 
@@ -341,10 +540,20 @@ def test_a_project_whose_settings_are_damaged(tmp_path, capsys, monkeypatch):
     make_run(make_project(tmp_path / 'p', 'LOG_DIR = \n') / 'logdir' / 'a')
     assert call(monkeypatch, tmp_path / 'p') == 1
     found = capsys.readouterr()
-    assert 'settings.py cannot be read (invalid syntax (line 1))' in found.err and len(found.out.splitlines()) == 2  # the usual log folder is taken
+    assert (
+        'settings.py cannot be read (invalid syntax (line 1))' in found.err
+        and len(found.out.splitlines()) == 2
+    )  # the usual log folder is taken
 
 
-@pytest.mark.parametrize('place, reason', [('no/such/x.png', 'No such file or directory'), ('folder.png', 'Is a directory'), ('file/x.png', 'Not a directory')])
+@pytest.mark.parametrize(
+    'place, reason',
+    [
+        ('no/such/x.png', 'No such file or directory'),
+        ('folder.png', 'Is a directory'),
+        ('file/x.png', 'Not a directory'),
+    ],
+)
 def test_plot_that_cannot_be_written(place, reason, tmp_path, capsys, monkeypatch):
     make_run(tmp_path / 'a')
     (tmp_path / 'folder.png').mkdir()
@@ -352,7 +561,10 @@ def test_plot_that_cannot_be_written(place, reason, tmp_path, capsys, monkeypatc
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(UserError) as e:
         call(monkeypatch, tmp_path / 'a', '--plot', tmp_path / place)
-    assert str(e.value).startswith(f'{tmp_path}/{place} cannot be written: {reason}; name a file') and e.value.code == 1
+    assert (
+        str(e.value).startswith(f'{tmp_path}/{place} cannot be written: {reason}; name a file')
+        and e.value.code == 1
+    )
     assert len(capsys.readouterr().out.splitlines()) == 2 and sorted(os.listdir(tmp_path)) == before
 
 
@@ -362,6 +574,7 @@ def test_a_plot_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(self, f):
         f.write(b'half')
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(FigureCanvasAgg, 'print_png', fail)
     (tmp_path / 'x.png').write_text('old')
     with pytest.raises(UserError, match='No space left'):
@@ -375,10 +588,19 @@ def test_plot_without_matplotlib(tmp_path, monkeypatch):
         compare.plot(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
 
 
-@pytest.mark.parametrize('args, said', [
-    (['--clases'], '--clases: there is no such flag; did you mean --classes?'), (['--markdwn=1'], 'did you mean --markdown?'),
-    (['--zzzzz'], '--zzzzz: there is no such flag; there are --classes, --em'), (['--plot'], '--plot FILE.png'), (['--plot', '--markdown'], '--plot FILE.png'),
-    (['--plot='], '--plot FILE.png'), (['--plot', 'x.pdf'], '--plot FILE.png'), (['--classes=3'], '--classes takes no value')])
+@pytest.mark.parametrize(
+    'args, said',
+    [
+        (['--clases'], '--clases: there is no such flag; did you mean --classes?'),
+        (['--markdwn=1'], 'did you mean --markdown?'),
+        (['--zzzzz'], '--zzzzz: there is no such flag; there are --classes, --em'),
+        (['--plot'], '--plot FILE.png'),
+        (['--plot', '--markdown'], '--plot FILE.png'),
+        (['--plot='], '--plot FILE.png'),
+        (['--plot', 'x.pdf'], '--plot FILE.png'),
+        (['--classes=3'], '--classes takes no value'),
+    ],
+)
 def test_wrong_usage(args, said, monkeypatch):
     with pytest.raises(UsageError) as e:
         call(monkeypatch, *args)
@@ -387,10 +609,16 @@ def test_wrong_usage(args, said, monkeypatch):
 
 def test_wrong_usage_ends_with_status_2_and_help_with_0(tmp_path):
     found = run(make_run(tmp_path / 'a'), '--marcdown')
-    assert (found.returncode, found.stdout, found.stderr) == (2, '', 'compare.py: --marcdown: there is no such flag; did you mean --markdown?\n')
+    assert (found.returncode, found.stdout, found.stderr) == (
+        2,
+        '',
+        'compare.py: --marcdown: there is no such flag; did you mean --markdown?\n',
+    )
     for flag in '-h', '--help':
         found = run('--markdown', flag)
-        assert (found.returncode, found.stderr) == (0, '') and all(word in found.stdout for word in ('--classes', '--markdown', '--plot FILE.png'))
+        assert (found.returncode, found.stderr) == (0, '') and all(
+            word in found.stdout for word in ('--classes', '--markdown', '--plot FILE.png')
+        )
 
 
 def test_a_reader_that_leaves_is_no_mistake(tmp_path):

@@ -1,4 +1,5 @@
 """Reading, label tables, augmentation, order of the samples, loaders; the embedded data set; what is said to broken files."""
+
 import hashlib
 import itertools
 import math
@@ -36,7 +37,11 @@ def train_data(**values):
 def test_label_table(tmp_path):
     make_camvid(tmp_path)
     table = train_data().legend.tables['raw']
-    assert table[:11].tolist() == list(range(11)) and table[11] == table[255] == 255 and set(table[12:255]) == set(table[256:]) == {reading.UNKNOWN}
+    assert (
+        table[:11].tolist() == list(range(11))
+        and table[11] == table[255] == 255
+        and set(table[12:255]) == set(table[256:]) == {reading.UNKNOWN}
+    )
 
 
 def test_void_is_the_ignored_label(tmp_path):
@@ -46,8 +51,14 @@ def test_void_is_the_ignored_label(tmp_path):
     assert (train_data(CROP_SIZE=20)[0, 0][1] == 200).all()
 
 
-@pytest.mark.parametrize('values, said', [
-    (dict(IGNORE_LABEL=5), 'IGNORE_LABEL = 5 is taken'), (dict(IGNORE_LABEL=254), 'IGNORE_LABEL = 254 is taken'), (dict(N_CLASSES=7), 'less than the 11 classes')])
+@pytest.mark.parametrize(
+    'values, said',
+    [
+        (dict(IGNORE_LABEL=5), 'IGNORE_LABEL = 5 is taken'),
+        (dict(IGNORE_LABEL=254), 'IGNORE_LABEL = 254 is taken'),
+        (dict(N_CLASSES=7), 'less than the 11 classes'),
+    ],
+)
 def test_settings_that_do_not_go_with_the_table(values, said, tmp_path):
     make_camvid(tmp_path)
     with pytest.raises(UsageError, match=said):
@@ -74,7 +85,13 @@ def test_other_name_of_the_folder(tmp_path):
     assert len(train_data()) == 4
 
 
-@pytest.mark.parametrize('name, said', [('camvid', 'unpack CamVid of the SegNet tutorial'), ('voc', 'unpack VOCtrainval_11-May-2012.tar')])
+@pytest.mark.parametrize(
+    'name, said',
+    [
+        ('camvid', 'unpack CamVid of the SegNet tutorial'),
+        ('voc', 'unpack VOCtrainval_11-May-2012.tar'),
+    ],
+)
 def test_no_data_says_how_to_get_it(name, said, tmp_path):
     put(DATASET=name, DATA_ROOT=str(tmp_path / 'nowhere'))
     with pytest.raises(UserError) as e:
@@ -84,17 +101,30 @@ def test_no_data_says_how_to_get_it(name, said, tmp_path):
 
 def test_unknown_data_set():
     put(DATASET='canvid')
-    with pytest.raises(UsageError, match="'canvid': there is no such data set; did you mean camvid"):
+    with pytest.raises(
+        UsageError, match="'canvid': there is no such data set; did you mean camvid"
+    ):
         Dataset('train', train=True)
 
 
 def test_unknown_split(tmp_path):
     make_camvid(tmp_path)
-    with pytest.raises(UsageError, match="camvid has no split 'trainaug'; it has train, val, trainval, test"):
+    with pytest.raises(
+        UsageError, match="camvid has no split 'trainaug'; it has train, val, trainval, test"
+    ):
         Dataset('trainaug', train=True)
 
 
-@pytest.mark.parametrize('text', ['0002\n0000\n', '\ufeff0002\n0000\n', '0002\r\n\r\n0000\r\n\r\n', '  0002  \n\n\n0000', '/x/train/0002.png /x/trainannot/0002.png\n/x/train/0000.png y\n'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '0002\n0000\n',
+        '\ufeff0002\n0000\n',
+        '0002\r\n\r\n0000\r\n\r\n',
+        '  0002  \n\n\n0000',
+        '/x/train/0002.png /x/trainannot/0002.png\n/x/train/0000.png y\n',
+    ],
+)
 def test_lists(text, tmp_path):
     """In any form they name the same two images, in their order."""
     with open(make_camvid(tmp_path) + '/train.txt', 'wb') as f:
@@ -103,13 +133,22 @@ def test_lists(text, tmp_path):
 
 
 def test_names_with_dots_in_a_list(tmp_path):
-    with open(make_camvid(tmp_path, sizes=[(9, 9)] * 2, names=['a.v1', 'b.v2']) + '/train.txt', 'w') as f:
+    with open(
+        make_camvid(tmp_path, sizes=[(9, 9)] * 2, names=['a.v1', 'b.v2']) + '/train.txt', 'w'
+    ) as f:
         f.write('b.v2\na.v1.png\n')
     assert [os.path.basename(image) for image, _ in train_data().pairs] == ['b.v2.png', 'a.v1.png']
 
 
-@pytest.mark.parametrize('text, said', [(b'\n \r\n', 'has no images'), (b'', 'has no images'), (b'\xff\xfe\x00', 'list of pictures cannot be read'),
-                                        (b'0000\n9999\n8888\n', '9999: this image is missing, 2 of 3 are')])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        (b'\n \r\n', 'has no images'),
+        (b'', 'has no images'),
+        (b'\xff\xfe\x00', 'list of pictures cannot be read'),
+        (b'0000\n9999\n8888\n', '9999: this image is missing, 2 of 3 are'),
+    ],
+)
 def test_broken_lists(text, said, tmp_path):
     with open(make_camvid(tmp_path) + '/train.txt', 'wb') as f:
         f.write(text)
@@ -147,15 +186,22 @@ def test_voc_layout(tmp_path):
         (root / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('\n'.join(listed) + '\n')
     for name in 'abcde':
         write(f'{root}/JPEGImages/{name}.jpg', np.full((9, 12, 3), 100, np.uint8))
-        for folder, there, value in (('SegmentationClass', 'abc', 20), ('SegmentationClassAug', 'abd', 7)):
+        for folder, there, value in (
+            ('SegmentationClass', 'abc', 20),
+            ('SegmentationClassAug', 'abd', 7),
+        ):
             if name in there:
                 picture = Image.fromarray(np.full((9, 12), value, np.uint8))
                 picture.putpalette(list(range(256)) * 3)
                 os.makedirs(root / folder, exist_ok=True)
                 picture.save(root / folder / f'{name}.png')
     put(DATASET='voc', DATA_ROOT=str(tmp_path))
-    assert {split: len(Dataset(split, train=False)) for split in names} == {k: len(v) for k, v in names.items()}
-    assert (Dataset('val', train=False)[0][1] == 20).all() and (Dataset('trainaug', train=False)[2][1] == 7).all()
+    assert {split: len(Dataset(split, train=False)) for split in names} == {
+        k: len(v) for k, v in names.items()
+    }
+    assert (Dataset('val', train=False)[0][1] == 20).all() and (
+        Dataset('trainaug', train=False)[2][1] == 7
+    ).all()
     assert Dataset('test', train=False)[0][1] is None
     with pytest.raises(UsageError, match='no labels to train on'):
         Dataset('test', train=True)
@@ -167,14 +213,14 @@ def test_voc_layout(tmp_path):
 def cut(path, share=0.6):
     data = open(path, 'rb').read()
     with open(path, 'wb') as f:
-        f.write(data[:int(len(data) * share)])
+        f.write(data[: int(len(data) * share)])
 
 
 def hole(path):
     """The second half overwritten by zeros, as after a crash."""
     data = open(path, 'rb').read()
     with open(path, 'wb') as f:
-        f.write(data[:len(data) // 2] + bytes(len(data) - len(data) // 2))
+        f.write(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
 
 
 def empty(path):
@@ -182,7 +228,9 @@ def empty(path):
 
 
 @pytest.mark.parametrize('damage', [cut, hole, empty])
-@pytest.mark.parametrize('folder, ending', [('train', '.png'), ('train', '.jpg'), ('trainannot', '.png')])
+@pytest.mark.parametrize(
+    'folder, ending', [('train', '.png'), ('train', '.jpg'), ('trainannot', '.png')]
+)
 def test_broken_picture_is_named(damage, folder, ending, tmp_path):
     root = make_camvid(tmp_path, ending=ending if folder == 'train' else '.png', sizes=[(120, 160)])
     path = f'{root}/{folder}/0000{ending}'
@@ -201,7 +249,7 @@ def test_damage_in_the_middle_of_a_png(tmp_path):
     path = make_camvid(tmp_path, sizes=[(120, 160)]) + '/train/0000.png'
     write(path, np.random.RandomState(0).randint(0, 256, (120, 160, 3)).astype(np.uint8))
     content = bytearray(open(path, 'rb').read())
-    content[len(content) // 2:len(content) // 2 + 500] = bytes(500)
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
     with open(path, 'wb') as f:
         f.write(content)
     with pytest.raises(UserError, match='0000.png'):
@@ -216,11 +264,20 @@ def test_text_with_the_name_of_a_picture(tmp_path):
         train_data().check()
 
 
-@pytest.mark.parametrize('pixels, said', [
-    (np.zeros((40, 56, 3), np.uint8), 'this one holds RGBA? pixels, colours'), (np.zeros((40, 56, 4), np.uint8), 'this one holds RGBA? pixels, colours'),
-    (np.full((40, 56), 3000, np.uint16), 'label value 3000 is not in classes.camvid.txt'), (np.full((40, 56), 12, np.uint8), 'label value 12 is not in classes/camvid.txt'),
-    (np.arange(40 * 56).reshape(40, 56).astype(np.uint8), 'label value 12, 13, 14, 15, 16 is not'),
-    (np.zeros((40, 55), np.uint8), 'this label is 55x40, its image .*train/0002.png 56x40')])
+@pytest.mark.parametrize(
+    'pixels, said',
+    [
+        (np.zeros((40, 56, 3), np.uint8), 'this one holds RGBA? pixels, colours'),
+        (np.zeros((40, 56, 4), np.uint8), 'this one holds RGBA? pixels, colours'),
+        (np.full((40, 56), 3000, np.uint16), 'label value 3000 is not in classes.camvid.txt'),
+        (np.full((40, 56), 12, np.uint8), 'label value 12 is not in classes/camvid.txt'),
+        (
+            np.arange(40 * 56).reshape(40, 56).astype(np.uint8),
+            'label value 12, 13, 14, 15, 16 is not',
+        ),
+        (np.zeros((40, 55), np.uint8), 'this label is 55x40, its image .*train/0002.png 56x40'),
+    ],
+)
 def test_label_that_will_not_do(pixels, said, tmp_path):
     write(make_camvid(tmp_path) + '/trainannot/0002.png', pixels)
     with pytest.raises(UserError, match=f'trainannot/0002.png: .*{said}'):
@@ -239,7 +296,11 @@ def test_workers_started_afresh_name_the_right_table(tmp_path):
 @pytest.mark.parametrize('workers', [0, 1])
 def test_sentence_comes_out_of_the_loader(workers, tmp_path):
     import launch
-    write(make_camvid(tmp_path, NUM_WORKERS=workers) + '/trainannot/0000.png', np.full((40, 56), 12, np.uint8))
+
+    write(
+        make_camvid(tmp_path, NUM_WORKERS=workers) + '/trainannot/0000.png',
+        np.full((40, 56), 12, np.uint8),
+    )
     data = train_data()
     with pytest.raises(UserError) as e:
         next(iter(dataset.train_loader(data, Batches(4, 0, 4), False)))
@@ -255,7 +316,11 @@ def test_sentence_comes_out_of_the_loader(workers, tmp_path):
 def test_kinds_of_images(mode, ending, tmp_path):
     path = make_camvid(tmp_path, sizes=[(9, 9)]) + '/train/0000.png'
     os.unlink(path)
-    picture = Image.fromarray(np.full((9, 9), 40000, np.uint16)) if mode == 'I;16' else Image.new('RGB', (9, 9), (200, 50, 100)).convert(mode)
+    picture = (
+        Image.fromarray(np.full((9, 9), 40000, np.uint16))
+        if mode == 'I;16'
+        else Image.new('RGB', (9, 9), (200, 50, 100)).convert(mode)
+    )
     picture.save(path[:-4] + ending)
     image, _, _ = Dataset('train', train=False)[0]
     assert image.shape == (3, 9, 9) and image.dtype == torch.uint8
@@ -267,7 +332,10 @@ def test_kinds_of_images(mode, ending, tmp_path):
 
 @pytest.mark.parametrize('mode', ['L', 'P'])
 def test_kinds_of_labels(mode, tmp_path):
-    path, label = make_camvid(tmp_path, sizes=[(40, 56)]) + '/trainannot/0000.png', blocks(40, 56, seed=3, classes=12)
+    path, label = (
+        make_camvid(tmp_path, sizes=[(40, 56)]) + '/trainannot/0000.png',
+        blocks(40, 56, seed=3, classes=12),
+    )
     picture = Image.fromarray(label)
     if mode == 'P':
         picture.putpalette([7] * 768)
@@ -293,18 +361,24 @@ def test_evaluation_sample_is_the_file(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- scaling
 
-SCALES = [Fraction(s) for s in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)] + [Fraction(*f) for f in ((1, 3), (19, 32), (7, 9), (29, 31), (33, 32), (37, 29), (55, 32))]
+SCALES = [Fraction(s) for s in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)] + [
+    Fraction(*f) for f in ((1, 3), (19, 32), (7, 9), (29, 31), (33, 32), (37, 29), (55, 32))
+]
 
 
 def bilinear(image, scale, rows, columns):
     """Output pixel i lies at source (i + 0.5) / scale - 0.5, clamped to the image."""
+
     def weights(at, n):
         at = np.clip((np.array(list(at)) + 0.5) / float(scale) - 0.5, 0, n - 1)
         low = np.minimum(at.astype(int), n - 2)
         return low, at - low
+
     (y, fy), (x, fx) = weights(rows, image.shape[0]), weights(columns, image.shape[1])
     image, fy, fx = image.astype(np.float64), fy[:, None, None], fx[None, :, None]
-    return (image[y][:, x] * (1 - fx) + image[y][:, x + 1] * fx) * (1 - fy) + (image[y + 1][:, x] * (1 - fx) + image[y + 1][:, x + 1] * fx) * fy
+    return (image[y][:, x] * (1 - fx) + image[y][:, x + 1] * fx) * (1 - fy) + (
+        image[y + 1][:, x] * (1 - fx) + image[y + 1][:, x + 1] * fx
+    ) * fy
 
 
 def windows(size, seed, n=6):
@@ -328,14 +402,26 @@ def test_resized_window(scale, source):
     for top, left, h, w in windows(size, seed=scale.numerator):
         found = augment.resize_crop(image, scale, top, left, h, w)
         assert found.shape == (h, w, 3)
-        assert np.abs(found - bilinear(image, scale, range(top, top + h), range(left, left + w))).max() <= 1
-        rows, columns = ([math.floor(Fraction(2 * i + 1, 2) / scale) for i in range(a, a + n)] for a, n in ((top, h), (left, w)))
-        assert (augment.nearest_crop(label, scale, top, left, h, w) == label[rows][:, columns]).all()
+        assert (
+            np.abs(found - bilinear(image, scale, range(top, top + h), range(left, left + w))).max()
+            <= 1
+        )
+        rows, columns = (
+            [math.floor(Fraction(2 * i + 1, 2) / scale) for i in range(a, a + n)]
+            for a, n in ((top, h), (left, w))
+        )
+        assert (
+            augment.nearest_crop(label, scale, top, left, h, w) == label[rows][:, columns]
+        ).all()
 
 
 def test_only_the_source_that_the_crop_needs_is_resized(monkeypatch):
     seen = []
-    monkeypatch.setattr(cv2, 'resize', lambda image, *a, kept=cv2.resize, **k: seen.append(image.shape) or kept(image, *a, **k))
+    monkeypatch.setattr(
+        cv2,
+        'resize',
+        lambda image, *a, kept=cv2.resize, **k: seen.append(image.shape) or kept(image, *a, **k),
+    )
     augment.resize_crop(np.zeros((500, 800, 3), np.uint8), Fraction(2), 400, 600, 64, 64)
     assert seen and max(seen[0][:2]) < 40
 
@@ -343,8 +429,16 @@ def test_only_the_source_that_the_crop_needs_is_resized(monkeypatch):
 # -------------------------------------------------------------------------------------------------------- augmentation
 
 
-@pytest.mark.parametrize('values', [dict(SCALES=(s,)) for s in (0.5, 0.75, 1.0, 1.75)] + [
-    dict(SCALES=(0.6, 1.9), SCALE_MODE='range'), dict(SCALES=(1.0,), ROTATE=40.0), dict(SCALES=(0.5, 2.0), SCALE_MODE='range', ROTATE=10.0)], ids=str)
+@pytest.mark.parametrize(
+    'values',
+    [dict(SCALES=(s,)) for s in (0.5, 0.75, 1.0, 1.75)]
+    + [
+        dict(SCALES=(0.6, 1.9), SCALE_MODE='range'),
+        dict(SCALES=(1.0,), ROTATE=40.0),
+        dict(SCALES=(0.5, 2.0), SCALE_MODE='range', ROTATE=10.0),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('flip', [0.0, 1.0])
 def test_image_and_label_stay_aligned(values, flip, tmp_path):
     make_camvid(tmp_path, sizes=[(120, 160)] * 2, CROP_SIZE=(97, 113), FLIP=flip, **values)
@@ -355,7 +449,9 @@ def test_image_and_label_stay_aligned(values, flip, tmp_path):
         reach = math.ceil(max(values['SCALES'])) + ('ROTATE' in values)
         kernel = np.ones((2 * reach + 1,) * 2)
         inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
-        inside[:reach] = inside[-reach:] = inside[:, :reach] = inside[:, -reach:] = False  # what lies beyond the crop is not known
+        inside[:reach] = inside[-reach:] = inside[:, :reach] = inside[:, -reach:] = (
+            False  # what lies beyond the crop is not known
+        )
         wanted = colour_of(label)[..., ::-1].transpose(2, 0, 1)
         assert np.abs(image.astype(int) - wanted)[:, inside].max() <= 1
         seen += inside.mean() / 8
@@ -366,22 +462,36 @@ def test_image_and_label_stay_aligned(values, flip, tmp_path):
 def test_rotation_by_nothing_changes_nothing(scale, tmp_path):
     """The affine map and the resized window have one and the same idea of where a pixel is."""
     make_camvid(tmp_path, SCALES=(scale,), FLIP=0.0)
-    ramp, label = np.add.outer(np.arange(72) * 2, np.arange(100)).astype(np.uint8), np.add.outer(np.arange(72), np.arange(100)).astype(np.uint8)
-    found = [train_data(ROTATE=rotate).augment(np.dstack([ramp] * 3), label, np.random.default_rng(4)) for rotate in (0.0, 1e-7)]
-    (a, b), (c, d) = ((image[2:-2, 2:-2].astype(int), label[2:-2, 2:-2].astype(int)) for image, label in found)
+    ramp, label = (
+        np.add.outer(np.arange(72) * 2, np.arange(100)).astype(np.uint8),
+        np.add.outer(np.arange(72), np.arange(100)).astype(np.uint8),
+    )
+    found = [
+        train_data(ROTATE=rotate).augment(np.dstack([ramp] * 3), label, np.random.default_rng(4))
+        for rotate in (0.0, 1e-7)
+    ]
+    (a, b), (c, d) = (
+        (image[2:-2, 2:-2].astype(int), label[2:-2, 2:-2].astype(int)) for image, label in found
+    )
     assert np.abs(a - c).max() <= 1 and abs((a - c).mean()) < 0.3
     assert np.abs(b - d).max() <= (2 if scale < 1 else 0)  # at 0.5 every pixel lies between two
 
 
 @pytest.mark.parametrize('rotate', [0.0, 30.0])
 def test_padding_is_mean_colour_and_void(rotate, tmp_path):
-    make_camvid(tmp_path, sizes=[(20, 30)], CROP_SIZE=(48, 64), SCALES=(1.0,), FLIP=0.0, ROTATE=rotate)
+    make_camvid(
+        tmp_path, sizes=[(20, 30)], CROP_SIZE=(48, 64), SCALES=(1.0,), FLIP=0.0, ROTATE=rotate
+    )
     image, label = train_data()[0, 0]
     assert (label[20:] == 255).all() if not rotate else (label == 255).any()
     far = cv2.erode((label == 255).numpy().astype(np.uint8), np.ones((5, 5))) > 0
-    assert far.sum() > 500 and (image[:, far].float().T == torch.tensor([124, 116, 104]).float()).all()
+    assert (
+        far.sum() > 500 and (image[:, far].float().T == torch.tensor([124, 116, 104]).float()).all()
+    )
     if not rotate:
-        assert (label[:20, :30].numpy() == blocks(20, 30, seed=0)).all() and (label[:, 30:] == 255).all()
+        assert (label[:20, :30].numpy() == blocks(20, 30, seed=0)).all() and (
+            label[:, 30:] == 255
+        ).all()
 
 
 def test_flip_is_a_mirror(tmp_path):
@@ -397,7 +507,9 @@ def test_draws_cover_what_they_should(tmp_path):
     data, starts, flips = train_data(), set(), 0
     image[..., 0], image[..., 1] = np.arange(40)[:, None], np.arange(40)
     for position in range(200):
-        found, _ = data.augment(image, np.zeros((40, 40), np.uint8), np.random.default_rng((0, position, 1)))
+        found, _ = data.augment(
+            image, np.zeros((40, 40), np.uint8), np.random.default_rng((0, position, 1))
+        )
         flipped = found[0, 0, 1] > found[0, -1, 1]
         flips += flipped
         starts.add((int(found[0, 0, 0]), int(found[0, -1 if flipped else 0, 1])))
@@ -430,7 +542,10 @@ def test_sample_is_bytes_in_channels_last(tmp_path):
 def test_batches_are_channels_last_too(tmp_path):
     """torch.stack alone would transpose every image in the loader, and the network back again."""
     make_camvid(tmp_path)
-    batches = next(iter(dataset.train_loader(train_data(), Batches(4, 0, 4), False))), next(dataset.eval_batches(Dataset('train', train=False), range(4), 10 ** 9, False))
+    batches = (
+        next(iter(dataset.train_loader(train_data(), Batches(4, 0, 4), False))),
+        next(dataset.eval_batches(Dataset('train', train=False), range(4), 10**9, False)),
+    )
     for image, *_ in batches:
         assert image.is_contiguous(memory_format=torch.channels_last)
 
@@ -459,8 +574,20 @@ def test_data_set_keeps_the_settings_it_was_made_with(tmp_path):
     make_camvid(tmp_path, JITTER=0.3, BLUR=0.5, ROTATE=20.0, IGNORE_LABEL=200)
     data = train_data()
     before, packed = data[7, 0], pickle.dumps(data)
-    put(SEED=3, JITTER=0.0, BLUR=0.0, ROTATE=0.0, IGNORE_LABEL=255, CROP_SIZE=65, SCALES=(1.0,), FLIP=1.0, MEAN=(0.0, 0.0, 0.0), DATASET='voc',
-        DATA_ROOT='nowhere', SCALE_MODE='range')
+    put(
+        SEED=3,
+        JITTER=0.0,
+        BLUR=0.0,
+        ROTATE=0.0,
+        IGNORE_LABEL=255,
+        CROP_SIZE=65,
+        SCALES=(1.0,),
+        FLIP=1.0,
+        MEAN=(0.0, 0.0, 0.0),
+        DATASET='voc',
+        DATA_ROOT='nowhere',
+        SCALE_MODE='range',
+    )
     for again in (data, pickle.loads(packed)):
         assert (again[7, 0][0] == before[0]).all() and (again[7, 0][1] == before[1]).all()
 
@@ -481,7 +608,7 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 @pytest.mark.parametrize('parts', [1, 2])
 def test_a_start_goes_on_exactly(parts):
     from_start = take(20 * parts, Batches(10, 3, 4, parts))
-    assert take(10 * parts, Batches(10, 3, 4, parts, start=10)) == from_start[10 * parts:]
+    assert take(10 * parts, Batches(10, 3, 4, parts, start=10)) == from_start[10 * parts :]
 
 
 @pytest.mark.parametrize('parts, world', [(1, 1), (2, 1), (1, 4), (2, 2), (3, 2)])
@@ -491,7 +618,10 @@ def test_parts_and_processes_share_the_batch(parts, world):
     whole = take(steps, Batches(10, 3, 12))
     shares = [take(steps * parts, Batches(10, 3, 12, parts, rank, world)) for rank in range(world)]
     for step in range(steps):
-        found = [[sample for rank in range(world) for sample in shares[rank][step * parts + part]] for part in range(parts)]
+        found = [
+            [sample for rank in range(world) for sample in shares[rank][step * parts + part]]
+            for part in range(parts)
+        ]
         assert sum(found, []) == whole[step]
         assert all(len(f) == 12 // parts for f in found)
 
@@ -499,7 +629,7 @@ def test_parts_and_processes_share_the_batch(parts, world):
 def test_every_epoch_is_a_permutation_of_its_own():
     samples = sum(take(15, Batches(10, 3, 4)), [])
     assert [p for p, _ in samples] == list(range(60))
-    epochs = [[i for _, i in samples[e:e + 10]] for e in range(0, 60, 10)]
+    epochs = [[i for _, i in samples[e : e + 10]] for e in range(0, 60, 10)]
     assert all(sorted(e) == list(range(10)) for e in epochs)
     assert len({tuple(e) for e in epochs}) == 6
     assert sum(take(3, Batches(10, 4, 4)), []) != samples[:12]
@@ -519,8 +649,14 @@ def test_evaluation_batches_hold_images_of_one_size(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- shapes
 
-SCENES = {'train/0000.png': '6758fcfa142c0b36', 'trainannot/0000.png': '35db52fddb0e6845', 'train/0999.png': 'c3b0ddaebe09ddb8',
-          'trainannot/0999.png': '9969f4c2243ec509', 'val/0000.png': 'b42362e9f860fad3', 'valannot/0199.png': 'bc6e4f7cbe94ddf2'}
+SCENES = {
+    'train/0000.png': '6758fcfa142c0b36',
+    'trainannot/0000.png': '35db52fddb0e6845',
+    'train/0999.png': 'c3b0ddaebe09ddb8',
+    'trainannot/0999.png': '9969f4c2243ec509',
+    'val/0000.png': 'b42362e9f860fad3',
+    'valannot/0199.png': 'bc6e4f7cbe94ddf2',
+}
 
 
 def digest(path):
@@ -553,8 +689,17 @@ def test_shapes_are_complete(drawn_shapes):
 def test_the_twins_need_the_whole_scene(drawn_shapes):
     """Ripe fruit only under a sun, unripe only without."""
     for i in range(100):
-        seen = set(np.unique(cv2.imread(str(drawn_shapes / 'shapes' / 'valannot' / f'{i:04d}.png'), cv2.IMREAD_UNCHANGED)))
-        assert not (shapes.UNRIPE in seen and shapes.SUN in seen) and not {shapes.RIPE, shapes.UNRIPE} <= seen
+        seen = set(
+            np.unique(
+                cv2.imread(
+                    str(drawn_shapes / 'shapes' / 'valannot' / f'{i:04d}.png'), cv2.IMREAD_UNCHANGED
+                )
+            )
+        )
+        assert (
+            not (shapes.UNRIPE in seen and shapes.SUN in seen)
+            and not {shapes.RIPE, shapes.UNRIPE} <= seen
+        )
 
 
 def test_shapes_are_drawn_on_first_use(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 """eval.py: what it writes for the eye, for servers and for later; scores of pictures that others saved; views; mistakes."""
+
 import json
 import os
 import shutil
@@ -60,7 +61,15 @@ def again(kept, tmp_path):
 
 
 def test_pictures_and_charts(kept):
-    assert sorted(os.listdir(kept.out)) == ['best.png', 'classes.png', 'colour', 'confusion.png', 'index', 'overlay', 'worst.png']
+    assert sorted(os.listdir(kept.out)) == [
+        'best.png',
+        'classes.png',
+        'colour',
+        'confusion.png',
+        'index',
+        'overlay',
+        'worst.png',
+    ]
     net, data = loaded(kept), dataset.Dataset('val', train=False)
     for i, pred in enumerate(answers(net, [data.read(i)[0] for i in range(5)])):
         found = read(kept.out / 'index' / NAMES[i])
@@ -70,37 +79,71 @@ def test_pictures_and_charts(kept):
         assert sorted(os.listdir(kept.out / kind)) == NAMES
     worst, best = read(kept.out / 'worst.png'), read(kept.out / 'best.png')
     assert worst.shape[1] == best.shape[1] == 4 * 304 and not np.array_equal(worst, best)
-    assert min(read(kept.out / 'confusion.png').shape[:2]) > 300 and min(read(kept.out / 'classes.png').shape[:2]) > 100
-    assert f'pictures in {kept.out}: index/ colour/ overlay/ worst.png best.png confusion.png classes.png' in kept.text
+    assert (
+        min(read(kept.out / 'confusion.png').shape[:2]) > 300
+        and min(read(kept.out / 'classes.png').shape[:2]) > 100
+    )
+    assert (
+        f'pictures in {kept.out}: index/ colour/ overlay/ worst.png best.png confusion.png classes.png'
+        in kept.text
+    )
 
 
 def test_worst_and_best_are_ordered_by_the_image_iou(tmp_path, monkeypatch):
     """Of twelve images, one of them void: the eight worst from the worst on, the eight best from the best on, with label, prediction and errors."""
     make_camvid(tmp_path, sizes=[(40, 56)] * 12)
-    data, wrong = dataset.Dataset('train', train=False), [7, 3, 11, 0, 9, 5, 1, 10, 6, 2, 8, 4]  # of forty rows
+    data, wrong = (
+        dataset.Dataset('train', train=False),
+        [7, 3, 11, 0, 9, 5, 1, 10, 6, 2, 8, 4],
+    )  # of forty rows
     labels = [torch.from_numpy(np.array(data.read(i)[1])) for i in range(12)]
     labels[4][:] = 255
     saver, total = evaluation.Saver(str(tmp_path / 'out'), data), 0
     for i in reversed(range(12)):
         pred = torch.where(labels[i] == 255, 0, labels[i])
-        pred[:3 * wrong[i]] = (pred[:3 * wrong[i]] + 1) % 11
+        pred[: 3 * wrong[i]] = (pred[: 3 * wrong[i]] + 1) % 11
         saver(i, torch.zeros(3, 40, 56, dtype=torch.uint8), labels[i], pred.byte())
         total = total + metric.confusion(pred, labels[i], 11)
     iou = {i: value for value, i in saver.image_iou}
     assert set(iou) == set(range(12)) - {4} and iou[3] == 1
-    assert iou[7] == metric.scores(metric.confusion(torch.from_numpy(read(tmp_path / 'out' / 'index' / '0007.png')), labels[7], 11))['mIoU']
+    assert (
+        iou[7]
+        == metric.scores(
+            metric.confusion(
+                torch.from_numpy(read(tmp_path / 'out' / 'index' / '0007.png')), labels[7], 11
+            )
+        )['mIoU']
+    )
     sheets = []
-    monkeypatch.setattr(pictures, 'sheet', lambda tiles, columns: sheets.append((tiles, columns)) or np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(
+        pictures,
+        'sheet',
+        lambda tiles, columns: sheets.append((tiles, columns)) or np.zeros((4, 4, 3), np.uint8),
+    )
     saver.charts(metric.scores(total) | {'confusion': total}, saver.image_iou)
     (worst, columns), (best, _) = sheets
     order = sorted(iou, key=iou.get)
     assert columns == 4 and len(set(iou.values())) == 11
-    assert [name for name, _ in worst[::4]] == [f'{i:04d}' for i in order[:8]] and [name for name, _ in best[::4]] == [f'{i:04d}' for i in order[::-1][:8]]
-    assert [caption for caption, _ in best[:4]] == ['0003', 'label', 'prediction, mIoU 100.0', 'errors']
+    assert [name for name, _ in worst[::4]] == [f'{i:04d}' for i in order[:8]] and [
+        name for name, _ in best[::4]
+    ] == [f'{i:04d}' for i in order[::-1][:8]]
+    assert [caption for caption, _ in best[:4]] == [
+        '0003',
+        'label',
+        'prediction, mIoU 100.0',
+        'errors',
+    ]
     image, label, pred, errors = (tile for _, tile in worst[:4])
-    assert (image == data.read(order[0])[0]).all() and (label == data.classes.colours[data.read(order[0])[1]]).all()
-    assert ((errors == pictures.RIGHT).all(2) == (label == pred).all(2)).all() and not (label == pred).all()
-    assert all((tmp_path / 'out' / f'{name}.png').exists() for name in ('worst', 'best', 'confusion', 'classes'))
+    assert (image == data.read(order[0])[0]).all() and (
+        label == data.classes.colours[data.read(order[0])[1]]
+    ).all()
+    assert ((errors == pictures.RIGHT).all(2) == (label == pred).all(2)).all() and not (
+        label == pred
+    ).all()
+    assert all(
+        (tmp_path / 'out' / f'{name}.png').exists()
+        for name in ('worst', 'best', 'confusion', 'classes')
+    )
 
 
 def test_two_processes_leave_the_same(kept, again):
@@ -115,8 +158,14 @@ def test_two_processes_leave_the_same(kept, again):
 # ------------------------------------------------------------------------------------------------------ other modes
 
 
-@pytest.mark.parametrize('name, folder, low, high', [('voc', 'results/VOC2012/Segmentation/comp6_test_cls', 0, 20), ('cityscapes', '', 7, 33),
-                                                     ('ade20k', '', 1, 150)])
+@pytest.mark.parametrize(
+    'name, folder, low, high',
+    [
+        ('voc', 'results/VOC2012/Segmentation/comp6_test_cls', 0, 20),
+        ('cityscapes', '', 7, 33),
+        ('ade20k', '', 1, 150),
+    ],
+)
 def test_files_for_the_server(tmp_path, name, folder, low, high):
     """Palette PNG of the values that label files have, and nothing else."""
     stand_in(name, tmp_path, 3, splits=('test', 'val'))
@@ -128,17 +177,23 @@ def test_files_for_the_server(tmp_path, name, folder, low, high):
     assert f'3 files for the server in {os.path.join(tmp_path / "out", folder)}' in out
     net, data = loaded(room, *args), dataset.Dataset('test', train=False)
     stems = [os.path.splitext(os.path.basename(image))[0] for image, _ in data.pairs]
-    assert sorted(snapshot(tmp_path / 'out')) == sorted(os.path.join(folder, stem + '.png') for stem in stems)
+    assert sorted(snapshot(tmp_path / 'out')) == sorted(
+        os.path.join(folder, stem + '.png') for stem in stems
+    )
     seen = set()
     for stem, pred in zip(stems, answers(net, [data.read(i)[0] for i in range(3)])):
         with Image.open(tmp_path / 'out' / folder / f'{stem}.png') as picture:
             values, shown = np.array(picture), np.array(picture.convert('RGB'))
             assert picture.mode == 'P' and values.dtype == np.uint8
         seen |= {*values.ravel().tolist()}
-        ids = np.array([data.classes.raw.index(v) for v in range(256) if v in data.classes.raw])  # by rank of the value
+        ids = np.array(
+            [data.classes.raw.index(v) for v in range(256) if v in data.classes.raw]
+        )  # by rank of the value
         found = ids[np.searchsorted(sorted(data.classes.raw), values)]
         assert alike(found, pred) and (shown == data.classes.colours[found]).all()
-    assert seen <= set(data.classes.raw) and low <= min(seen) and max(seen) <= high and len(seen) > 5
+    assert (
+        seen <= set(data.classes.raw) and low <= min(seen) and max(seen) <= high and len(seen) > 5
+    )
     assert not (room.logs / 'tiny').exists()
 
 
@@ -147,7 +202,9 @@ def test_classes_without_a_value_have_no_server_files(tmp_path):
     (tmp_path / 'classes.txt').write_text('* 10 20 30 ground\n1 200 0 0 hut\n')
     reading.read_classes.cache_clear()
     data = dataset.Dataset('test', train=False)
-    with pytest.raises(UserError, match=r'classes.txt: not every class has a value.*TEST_MODE=testval'):
+    with pytest.raises(
+        UserError, match=r'classes.txt: not every class has a value.*TEST_MODE=testval'
+    ):
         evaluation.server_files(str(tmp_path / 'out'), data)
 
 
@@ -155,20 +212,30 @@ def test_pictures_without_scores(again, own_data):
     """TEST_MODE=testval looks at no label: these cannot be read."""
     for label in (own_data / 'camvid' / 'valannot').iterdir():
         label.write_text('no picture')
-    out = again.ok('eval.py', f'DATA_ROOT={own_data}', 'TEST_MODE=testval', f'SAVE_DIR={again.folder}/out')
+    out = again.ok(
+        'eval.py', f'DATA_ROOT={own_data}', 'TEST_MODE=testval', f'SAVE_DIR={again.folder}/out'
+    )
     assert 'mIoU' not in out and 'index/ colour/ overlay/' in out and 'worst.png' not in out
-    assert sorted(os.listdir(again.folder / 'out')) == ['colour', 'index', 'overlay'] and sorted(os.listdir(again.folder / 'out' / 'index')) == NAMES
+    assert (
+        sorted(os.listdir(again.folder / 'out')) == ['colour', 'index', 'overlay']
+        and sorted(os.listdir(again.folder / 'out' / 'index')) == NAMES
+    )
     assert not again.logs.exists()
 
 
 # -------------------------------------------------------------------------------------------------------- --rescore
 
 
-@pytest.mark.parametrize('where, args', [('index', []), ('', ['NUM_WORKERS=1', 'CHECKPOINT=none.pth'])])
+@pytest.mark.parametrize(
+    'where, args', [('index', []), ('', ['NUM_WORKERS=1', 'CHECKPOINT=none.pth'])]
+)
 def test_saved_pictures_have_the_scores_of_the_network(kept, again, where, args):
     """No checkpoint is needed."""
     out = again.ok('eval.py', '--rescore', kept.out / where, *args)
-    assert scores(again, 'rescore.json') == scores(kept) and f'mIoU {100 * scores(kept)["mIoU"]:.2f}' in out
+    assert (
+        scores(again, 'rescore.json') == scores(kept)
+        and f'mIoU {100 * scores(kept)["mIoU"]:.2f}' in out
+    )
     assert not (again.logs / 'tiny' / 'scores.json').exists()
 
 
@@ -179,19 +246,27 @@ def test_values_of_label_files_are_rescored(tmp_path, name):
     data = dataset.Dataset('val', train=False)
     rng, wanted = np.random.default_rng(0), 0
     for (image, _), label in zip(data.pairs, ids):
-        pred = np.where(rng.random(label.shape) < 0.5, label % len(data.names), rng.integers(0, len(data.names), label.shape))
+        pred = np.where(
+            rng.random(label.shape) < 0.5,
+            label % len(data.names),
+            rng.integers(0, len(data.names), label.shape),
+        )
         stem = os.path.splitext(os.path.basename(image))[0]
         path = tmp_path / 'theirs' / stem[-1] / f'{stem}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.array(data.classes.raw, np.uint8)[pred]).save(path)
-        wanted = wanted + metric.confusion(torch.from_numpy(pred), torch.from_numpy(label), len(data.names))
+        wanted = wanted + metric.confusion(
+            torch.from_numpy(pred), torch.from_numpy(label), len(data.names)
+        )
     task = evaluation.Rescore(str(tmp_path / 'theirs'), data, True)
     assert torch.equal(sum(task(i) for i in range(3)), wanted)
     room = Room(tmp_path, tmp_path)
     room.ok('eval.py', f'DATASET={name}', '--raw', f'--rescore={tmp_path}/theirs')
     assert scores(room, 'rescore.json') == {k: metric.scores(wanted)[k] for k in KEYS}
     if name == 'cityscapes':
-        with pytest.raises(UserError, match=r'the value \d+ is no class of cityscapes as a train id.*say --raw'):
+        with pytest.raises(
+            UserError, match=r'the value \d+ is no class of cityscapes as a train id.*say --raw'
+        ):
             [evaluation.Rescore(str(tmp_path / 'theirs'), data, False)(i) for i in range(3)]
 
 
@@ -199,7 +274,13 @@ def test_two_sets_of_predictions_in_one_folder(kept, again):
     """The file that lies where its image's name leads is taken; where several others may be meant, none is."""
     shutil.copytree(kept.out / 'index', again.folder / 'sets' / 'a')
     shutil.copytree(kept.out / 'colour', again.folder / 'sets' / 'b')
-    told(again.run('eval.py', '--rescore', again.folder / 'sets'), 1, 'a/00.png', 'b/00.png', 'both may be the prediction of 00')
+    told(
+        again.run('eval.py', '--rescore', again.folder / 'sets'),
+        1,
+        'a/00.png',
+        'b/00.png',
+        'both may be the prediction of 00',
+    )
     shutil.copytree(kept.out / 'index', again.folder / 'sets', dirs_exist_ok=True)
     again.ok('eval.py', '--rescore', again.folder / 'sets', 'TEST_MODE=testval')
     assert scores(again, 'rescore.json') == scores(kept)
@@ -230,9 +311,15 @@ def spoilt(folder, how):
         path.write_bytes(path.read_bytes()[:200])
 
 
-BAD_PREDICTIONS = [('missing', 'prediction is missing, 1 of 5 are'), ('size', 'this prediction is 13x11, the label of its image 72x66'),
-                   ('value', 'the value 77 is no class of camvid'), ('void', 'the value 255 is no class of camvid'),
-                   ('16 bit', 'the value 30.. is no class of camvid'), ('colour', 'RGB pixels, colours'), ('cut', 'cannot be read')]
+BAD_PREDICTIONS = [
+    ('missing', 'prediction is missing, 1 of 5 are'),
+    ('size', 'this prediction is 13x11, the label of its image 72x66'),
+    ('value', 'the value 77 is no class of camvid'),
+    ('void', 'the value 255 is no class of camvid'),
+    ('16 bit', 'the value 30.. is no class of camvid'),
+    ('colour', 'RGB pixels, colours'),
+    ('cut', 'cannot be read'),
+]
 
 
 @pytest.mark.parametrize('how, words', BAD_PREDICTIONS)
@@ -246,12 +333,24 @@ def test_predictions_that_cannot_be_scored(kept, tmp_path, how, words, raw):
         [task(i) for i in range(5)]
 
 
-@pytest.mark.parametrize('how, args, words', [('size', ['NUM_WORKERS=2'], ['13x11']), ('colour', [], ['RGB']), ('gone', [], ['no such folder'])])
+@pytest.mark.parametrize(
+    'how, args, words',
+    [
+        ('size', ['NUM_WORKERS=2'], ['13x11']),
+        ('colour', [], ['RGB']),
+        ('gone', [], ['no such folder']),
+    ],
+)
 def test_predictions_that_cannot_be_scored_are_told(kept, again, how, args, words):
     folder = again.folder / 'theirs'
     if how != 'gone':
         spoilt(shutil.copytree(kept.out / 'index', folder), how)
-    told(again.run('eval.py', '--rescore', folder, *args), 1, folder if how == 'gone' else folder / '03.png', *words)
+    told(
+        again.run('eval.py', '--rescore', folder, *args),
+        1,
+        folder if how == 'gone' else folder / '03.png',
+        *words,
+    )
     assert not (again.logs / 'tiny').exists()
 
 
@@ -261,42 +360,60 @@ def test_predictions_that_cannot_be_scored_are_told(kept, again, how, args, word
 def test_scale_1_alone_beside_all_views(kept, again):
     out = again.ok('eval.py', 'TEST_SCALES=0.75,1,1.5', 'TEST_FLIP=True')
     found, wanted = again.scores(), scores(kept)
-    assert [found['single'][k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')] == pytest.approx([wanted[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')], abs=1e-6)
-    assert all(a == b or abs(a - b) < 1e-6 for a, b in zip(found['single']['class_iou'], wanted['class_iou']))
+    assert [found['single'][k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')] == pytest.approx(
+        [wanted[k] for k in ('mIoU', 'fIoU', 'pAcc', 'mAcc')], abs=1e-6
+    )
+    assert all(
+        a == b or abs(a - b) < 1e-6
+        for a, b in zip(found['single']['class_iou'], wanted['class_iou'])
+    )
     assert abs(found['pAcc'] - wanted['pAcc']) > 1e-4 and 'single' not in kept.scores()
     assert 'mirror images' in found['views'] and '0.75, 1, 1.5' in found['views']
     lines = [line for line in out.split('\n') if 'mIoU' in line]
     assert [line.split(': ')[0] for line in lines] == ['all views', 'scale 1 alone']
-    assert [f'mIoU {100 * s["mIoU"]:.2f}' in line for s, line in zip((found, wanted), lines)] == [True, True]
+    assert [f'mIoU {100 * s["mIoU"]:.2f}' in line for s, line in zip((found, wanted), lines)] == [
+        True,
+        True,
+    ]
 
 
 def test_windows_larger_than_the_images(kept, again):
     """They hold the image among the mean colour: scores of their own."""
     again.ok('eval.py', 'TEST_CROP=(97,129)')
     found = again.scores()
-    assert 0 < found['mIoU'] < 1 and 'windows of 129x97' in found['views'] and found['pAcc'] != scores(kept)['pAcc']
+    assert (
+        0 < found['mIoU'] < 1
+        and 'windows of 129x97' in found['views']
+        and found['pAcc'] != scores(kept)['pAcc']
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes
 
 
-@pytest.mark.parametrize('args, words', [
-    ('TEST_MODE=test', ['TEST_MODE=test', 'SAVE_DIR=FOLDER']),
-    ('TEST_MODE=testval', ['TEST_MODE=testval', 'SAVE_DIR=FOLDER']),
-    ('TEST_MODE=tset', ["TEST_MODE = 'tset'", "'val', 'test', 'testval'"]),
-    ('TEST_MODE=test SAVE_DIR={0}/out DATASET=shapes', ["shapes has no split 'test'", 'train, val']),
-    ('--raw', ['--raw goes with --rescore DIR']),
-    ('--rescore', ['--rescore takes a value', '--rescore DIR']),
-    ('--rescore --raw', ['--rescore takes a value']),
-    ('--rescore=', ['--rescore takes a value']),
-    ('--raw=1 --rescore {0}', ['--raw takes no value']),
-    ('--rescor {0}', ['--rescor: there is no such flag', 'did you mean --rescore?']),
-    ('TEST_SCALES=0,1', ['TEST_SCALES = (0.0, 1.0) is out of range', '0.02']),
-    ('TEST_SCALES=0', ['out of range', '0.02 to 100']),
-    ('TEST_CROP=15', ['TEST_CROP = 15 is smaller than STRIDE = 16', 'larger']),
-    ('TEST_CROP=(65,9)', ['TEST_CROP = (65, 9) is smaller than STRIDE = 16']),
-    ('TEST_STRIDE_RATE=0', ['TEST_STRIDE_RATE = 0.0 is out of range']),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        ('TEST_MODE=test', ['TEST_MODE=test', 'SAVE_DIR=FOLDER']),
+        ('TEST_MODE=testval', ['TEST_MODE=testval', 'SAVE_DIR=FOLDER']),
+        ('TEST_MODE=tset', ["TEST_MODE = 'tset'", "'val', 'test', 'testval'"]),
+        (
+            'TEST_MODE=test SAVE_DIR={0}/out DATASET=shapes',
+            ["shapes has no split 'test'", 'train, val'],
+        ),
+        ('--raw', ['--raw goes with --rescore DIR']),
+        ('--rescore', ['--rescore takes a value', '--rescore DIR']),
+        ('--rescore --raw', ['--rescore takes a value']),
+        ('--rescore=', ['--rescore takes a value']),
+        ('--raw=1 --rescore {0}', ['--raw takes no value']),
+        ('--rescor {0}', ['--rescor: there is no such flag', 'did you mean --rescore?']),
+        ('TEST_SCALES=0,1', ['TEST_SCALES = (0.0, 1.0) is out of range', '0.02']),
+        ('TEST_SCALES=0', ['out of range', '0.02 to 100']),
+        ('TEST_CROP=15', ['TEST_CROP = 15 is smaller than STRIDE = 16', 'larger']),
+        ('TEST_CROP=(65,9)', ['TEST_CROP = (65, 9) is smaller than STRIDE = 16']),
+        ('TEST_STRIDE_RATE=0', ['TEST_STRIDE_RATE = 0.0 is out of range']),
+    ],
+)
 def test_usage(again, inside, args, words):
     told(inside('eval.py', *again.args(*args.format(again.folder).split())), 2, *words)
     assert not again.logs.exists() and not (again.folder / 'out').exists()
@@ -307,7 +424,15 @@ def test_a_word_that_is_no_setting(again):
 
 
 def test_scales_that_leave_nothing(again):
-    told(again.run('eval.py', 'TEST_SCALES=0.1,1'), 1, 'scale 0.1 of TEST_SCALES makes 8x6', '80x60', 'STRIDE = 16', 'leave it out', 'TEST_BASE_SIZE')
+    told(
+        again.run('eval.py', 'TEST_SCALES=0.1,1'),
+        1,
+        'scale 0.1 of TEST_SCALES makes 8x6',
+        '80x60',
+        'STRIDE = 16',
+        'leave it out',
+        'TEST_BASE_SIZE',
+    )
 
 
 def test_rescoring_a_split_without_labels(again, inside):
@@ -316,5 +441,14 @@ def test_rescoring_a_split_without_labels(again, inside):
     for i in range(2):
         palette(str(again.folder / 'theirs' / f'2008_{i:06d}.png'), np.zeros((40, 56)))
     args = 'DATASET=voc', f'DATA_ROOT={again.folder}', '--rescore', again.folder / 'theirs'
-    told(inside('eval.py', *again.args(*args, 'VAL_SPLIT=test')), 1, "'test' of voc has no labels to score")
-    told(inside('eval.py', *again.args(*args, 'TEST_MODE=test', f'SAVE_DIR={again.folder}/out')), 1, "'test'", 'label')
+    told(
+        inside('eval.py', *again.args(*args, 'VAL_SPLIT=test')),
+        1,
+        "'test' of voc has no labels to score",
+    )
+    told(
+        inside('eval.py', *again.args(*args, 'TEST_MODE=test', f'SAVE_DIR={again.folder}/out')),
+        1,
+        "'test'",
+        'label',
+    )

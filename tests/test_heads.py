@@ -1,4 +1,5 @@
 """Every head in the one loop, small, on drawn scenes: the loss falls, odd sizes are predicted, the run is saved and resumed, bf16 agrees."""
+
 import json
 import os
 import signal
@@ -16,8 +17,23 @@ import train
 from helpers import put, settings_kept
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes', 'shapes.py')
-SMALL = ['N_LAYERS=18', 'CROP_SIZE=65', 'BATCH_SIZE=4', 'HEAD_CHANNELS=32', 'EM_CHANNELS=32', 'EM_BASES=8', 'NUM_WORKERS=0', 'AMP=off', 'ITER_VAL=0',
-         'ITER_LOG=5', 'ITER_SAVE=20', 'WARMUP=0', 'LR=2e-2', 'DROPOUT=0.0', 'AUX_WEIGHT=0.4']
+SMALL = [
+    'N_LAYERS=18',
+    'CROP_SIZE=65',
+    'BATCH_SIZE=4',
+    'HEAD_CHANNELS=32',
+    'EM_CHANNELS=32',
+    'EM_BASES=8',
+    'NUM_WORKERS=0',
+    'AMP=off',
+    'ITER_VAL=0',
+    'ITER_LOG=5',
+    'ITER_SAVE=20',
+    'WARMUP=0',
+    'LR=2e-2',
+    'DROPOUT=0.0',
+    'AUX_WEIGHT=0.4',
+]
 
 
 @pytest.fixture
@@ -31,8 +47,18 @@ def signals_restored():
 @pytest.mark.parametrize('head', network.HEADS)
 def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_restored):
     strides = network.trait(network.HEADS[head], 'strides')
-    settings.override([RECIPE, *SMALL, f'HEAD={head}', f'STRIDE={16 if 16 in strides else strides[0]}', f'DATA_ROOT={drawn_shapes}',
-                       f'MODEL_DIR={tmp_path}/models', f'LOG_DIR={tmp_path}/logdir', 'ITER_MAX=20'])
+    settings.override(
+        [
+            RECIPE,
+            *SMALL,
+            f'HEAD={head}',
+            f'STRIDE={16 if 16 in strides else strides[0]}',
+            f'DATA_ROOT={drawn_shapes}',
+            f'MODEL_DIR={tmp_path}/models',
+            f'LOG_DIR={tmp_path}/logdir',
+            'ITER_MAX=20',
+        ]
+    )
     assert train.main() is None
     put(ITER_MAX=22)
     assert train.main() is None  # goes on from step 20
@@ -45,7 +71,7 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
     assert report.step == 22 and not report.missing and not report.unexpected
     image, label = torch.randint(256, (2, 3, 71, 54)).byte(), torch.randint(8, (2, 71, 54)).byte()
     with torch.no_grad():
-        pred, = inference.predict(net, image, inference.protocol())
+        (pred,) = inference.predict(net, image, inference.protocol())
         assert pred.shape == (2, 71, 54) and pred.max() < net.n_classes
         wanted = net(image, label)[0]
         with torch.autocast('cpu', torch.bfloat16):
@@ -55,7 +81,11 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
     with torch.autocast('cpu', torch.bfloat16):
         net(image, label)[0].sum().backward()
     moved = [p.grad for p in net.parameters() if p.grad is not None]
-    assert len(moved) > 60 and all(g.isfinite().all() for g in moved) and sum(bool(g.any()) for g in moved) > 60
+    assert (
+        len(moved) > 60
+        and all(g.isfinite().all() for g in moved)
+        and sum(bool(g.any()) for g in moved) > 60
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ two processes
@@ -67,12 +97,23 @@ def gradients(rank, world):
     for head in network.HEADS:
         strides = network.trait(network.HEADS[head], 'strides')
         with settings_kept():
-            settings.override([RECIPE, *SMALL, f'HEAD={head}', f'STRIDE={16 if 16 in strides else strides[0]}', 'CROP_SIZE=33'])
+            settings.override(
+                [
+                    RECIPE,
+                    *SMALL,
+                    f'HEAD={head}',
+                    f'STRIDE={16 if 16 in strides else strides[0]}',
+                    'CROP_SIZE=33',
+                ]
+            )
             torch.manual_seed(0)
             net = network.build().double().train()
             for m in net.modules():
                 m.p = 0.0  # of the dropouts that are fixed
-            image, label = torch.randn(4, 3, 33, 33, dtype=torch.float64), torch.randint(8, (4, 33, 33))
+            image, label = (
+                torch.randn(4, 3, 33, 33, dtype=torch.float64),
+                torch.randint(8, (4, 33, 33)),
+            )
             share = slice(rank * 4 // world, (rank + 1) * 4 // world)
             model = train.wrap(net, place)
             loss_sum, count, _ = model(image[share], label[share])
@@ -96,4 +137,6 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for head in network.HEADS:
         assert len(found[head]) == len(wanted[head])
         scale = max(g.abs().max() for g in wanted[head])
-        assert all((a - b).abs().max() < 1e-8 * scale for a, b in zip(found[head], wanted[head])), head
+        assert all((a - b).abs().max() < 1e-8 * scale for a, b in zip(found[head], wanted[head])), (
+            head
+        )

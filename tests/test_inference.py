@@ -1,4 +1,5 @@
 """Windows, scales, mirror images: the references of semseg and PyTorch-Encoding, and that nothing depends on how views are batched."""
+
 import math
 
 import numpy as np
@@ -28,7 +29,10 @@ class Tiny(torch.nn.Module):
     def __init__(self, args):
         super().__init__()
         self.net = recipe.TinyNet(args['classes'], args['stride'])
-        self.mean, self.std = (torch.tensor(args.get(k, d)).view(3, 1, 1) for k, d in (('mean', [0.0] * 3), ('std', [1.0] * 3)))
+        self.mean, self.std = (
+            torch.tensor(args.get(k, d)).view(3, 1, 1)
+            for k, d in (('mean', [0.0] * 3), ('std', [1.0] * 3))
+        )
 
     def normalise(self, image):
         return (image.float() - self.mean) / self.std
@@ -37,18 +41,36 @@ class Tiny(torch.nn.Module):
         return self.net(image)
 
 
-@pytest.mark.parametrize('budget', [1, 30000, 10 ** 7])
+@pytest.mark.parametrize('budget', [1, 30000, 10**7])
 @pytest.mark.parametrize('name, step', [('ms_test_150x211', 1), ('ms_test_single_scale_90x131', 2)])
 @torch.no_grad()
 def test_semseg(name, step, budget):
     meta, want = gold(name)
     a = meta['args']
-    image = torch.from_numpy(np.array(recipe.image_u8(a['image']['h'], a['image']['w'], a['image']['seed']))).permute(2, 0, 1)[None]
-    p = Protocol(tuple(a['scales']), a['flip'], (a['crop_h'], a['crop_w']), 2 / 3, a['base_size'], stride=a['stride'], budget=budget)
+    image = torch.from_numpy(
+        np.array(recipe.image_u8(a['image']['h'], a['image']['w'], a['image']['seed']))
+    ).permute(2, 0, 1)[None]
+    p = Protocol(
+        tuple(a['scales']),
+        a['flip'],
+        (a['crop_h'], a['crop_w']),
+        2 / 3,
+        a['base_size'],
+        stride=a['stride'],
+        budget=budget,
+    )
     found = inference.scores(Tiny(a), image, p)[0].softmax(0).permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(found[::step, ::step], want['prob'].astype(np.float32), rtol=0, atol=meta['tolerance']['abs'])
+    np.testing.assert_allclose(
+        found[::step, ::step],
+        want['prob'].astype(np.float32),
+        rtol=0,
+        atol=meta['tolerance']['abs'],
+    )
     assert (found.argmax(2) == want['argmax']).mean() >= meta['tolerance']['argmax_agreement']
-    sizes = [list(inference.scaled_size(*image.shape[2:], scale, a['base_size'])) for scale in a['scales']]
+    sizes = [
+        list(inference.scaled_size(*image.shape[2:], scale, a['base_size']))
+        for scale in a['scales']
+    ]
     assert sizes == a['scaled_sizes_hw']
 
 
@@ -57,8 +79,17 @@ def test_semseg_single_window():
     meta, want = gold('ms_test_150x211')
     image = torch.from_numpy(np.array(recipe.image_u8(150, 211, 800))).permute(2, 0, 1)[None]
     net = Tiny(meta['args'])
-    found = inference.look(net, net.normalise(image[:, :, :97, :97]), None, (False, True), lambda x: x.softmax(1), Protocol(crop=(97, 97), stride=1))
-    np.testing.assert_allclose(found[0, :, ::4, ::4].permute(1, 2, 0), want['one_crop'], rtol=0, atol=1e-5)
+    found = inference.look(
+        net,
+        net.normalise(image[:, :, :97, :97]),
+        None,
+        (False, True),
+        lambda x: x.softmax(1),
+        Protocol(crop=(97, 97), stride=1),
+    )
+    np.testing.assert_allclose(
+        found[0, :, ::4, ::4].permute(1, 2, 0), want['one_crop'], rtol=0, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -69,9 +100,15 @@ def test_encoding():
     net, image = Tiny(a), recipe.image(a['image']['h'], a['image']['w'], a['image']['seed'])
     h, w = image.shape[2:]
     crop, step, total = a['crop_size'], int(a['crop_size'] * 2 / 3), 0
-    black = -torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    padded = lambda x, height, width: F.pad(x - black, (0, max(width - x.shape[3], 0), 0, max(height - x.shape[2], 0))) + black
-    twice = lambda x: (2 * inference.look(net, x, None, (False, True), lambda x: x, Protocol(stride=1))).exp()
+    black = -torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    padded = lambda x, height, width: (
+        F.pad(x - black, (0, max(width - x.shape[3], 0), 0, max(height - x.shape[2], 0))) + black
+    )
+    twice = lambda x: (
+        2 * inference.look(net, x, None, (False, True), lambda x: x, Protocol(stride=1))
+    ).exp()
     for scale in a['scales']:
         long = math.ceil(a['base_size'] * scale)
         size = (long, int(w * long / h + 0.5)) if h > w else (int(h * long / w + 0.5), long)
@@ -81,14 +118,20 @@ def test_encoding():
         found, seen = torch.zeros(1, a['classes'], *view.shape[2:]), torch.zeros(view.shape[2:])
         for y in range(0, math.ceil((view.shape[2] - crop) / step) * step + 1, step):
             for x in range(0, math.ceil((view.shape[3] - crop) / step) * step + 1, step):
-                part = view[:, :, y:y + crop, x:x + crop]
+                part = view[:, :, y : y + crop, x : x + crop]
                 here = slice(y, y + part.shape[2]), slice(x, x + part.shape[3])
-                found[(..., *here)] += twice(padded(part, crop, crop))[:, :, :part.shape[2], :part.shape[3]]
+                found[(..., *here)] += twice(padded(part, crop, crop))[
+                    :, :, : part.shape[2], : part.shape[3]
+                ]
                 seen[here] += 1
-        found = (found / seen)[:, :, :size[0], :size[1]]
+        found = (found / seen)[:, :, : size[0], : size[1]]
         total = total + F.interpolate(found, (h, w), mode='bilinear', align_corners=True)
-    np.testing.assert_allclose(total[:, :, ::3, ::3], want['scores'], rtol=meta['tolerance']['rel_each'])
-    assert (total.argmax(1).numpy() == want['argmax']).mean() >= meta['tolerance']['argmax_agreement']
+    np.testing.assert_allclose(
+        total[:, :, ::3, ::3], want['scores'], rtol=meta['tolerance']['rel_each']
+    )
+    assert (total.argmax(1).numpy() == want['argmax']).mean() >= meta['tolerance'][
+        'argmax_agreement'
+    ]
 
 
 def test_semseg_scores():
@@ -97,10 +140,16 @@ def test_semseg_scores():
     n, tolerance = meta['args']['classes'], meta['tolerance']['abs']
     total = torch.zeros(n, n, dtype=torch.int64)
     for pred, label, areas in zip(want['pred'], want['label'], want['areas']):
-        label = np.where(label == n, n - 1, label)  # np.histogram's last bin is closed on the right, so that it counts there
+        label = np.where(
+            label == n, n - 1, label
+        )  # np.histogram's last bin is closed on the right, so that it counts there
         pred = np.where(label == meta['args']['ignore'], meta['args']['ignore'], pred)
         known = label < n
-        matrix = metric.confusion(torch.from_numpy(pred[known].astype(np.uint8)), torch.from_numpy(label[known].astype(np.uint8)), n)
+        matrix = metric.confusion(
+            torch.from_numpy(pred[known].astype(np.uint8)),
+            torch.from_numpy(label[known].astype(np.uint8)),
+            n,
+        )
         right, true, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
         assert [right.tolist(), (true + found - right).tolist(), true.tolist()] == areas.tolist()
         total += matrix
@@ -108,20 +157,38 @@ def test_semseg_scores():
     iou, acc = right / (true + found - right + 1e-10), right / (true + 1e-10)
     np.testing.assert_allclose(iou, want['class_iou'], rtol=0, atol=tolerance)
     np.testing.assert_allclose(acc, want['class_acc'], rtol=0, atol=tolerance)
-    np.testing.assert_allclose([iou.mean(), acc.mean(), right.sum() / (true.sum() + 1e-10)], want['summary'], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        [iou.mean(), acc.mean(), right.sum() / (true.sum() + 1e-10)],
+        want['summary'],
+        rtol=0,
+        atol=tolerance,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
 
 
-@pytest.mark.parametrize('n, crop, rate', [(97, 97, 2 / 3), (98, 97, 2 / 3), (300, 97, 2 / 3), (1024, 713, 2 / 3), (400, 97, 1.0), (350, 96, 0.5)])
+@pytest.mark.parametrize(
+    'n, crop, rate',
+    [
+        (97, 97, 2 / 3),
+        (98, 97, 2 / 3),
+        (300, 97, 2 / 3),
+        (1024, 713, 2 / 3),
+        (400, 97, 1.0),
+        (350, 96, 0.5),
+    ],
+)
 def test_windows_cover(n, crop, rate):
     starts = inference.windows(n, crop, rate)
     assert starts[0] == 0 and starts[-1] == n - crop and starts == sorted({*starts})
     assert all(b - a <= math.ceil(crop * rate) for a, b in zip(starts, starts[1:]))
 
 
-@pytest.mark.parametrize('form, width', [('corners', 121), ('corners', 128), ('centres', 128), ('centres', 121), ('crop', 128)])
+@pytest.mark.parametrize(
+    'form, width',
+    [('corners', 121), ('corners', 128), ('centres', 128), ('centres', 121), ('crop', 128)],
+)
 @torch.no_grad()
 def test_whole_images_lie_as_training_crops_do(form, width):
     """A network whose logits are the position of what they look at: padding must not shift them, up to the right edge."""
@@ -132,19 +199,32 @@ def test_whole_images_lie_as_training_crops_do(form, width):
 
         def forward(self, image, coarse):
             h, w = image.shape[2:]
-            at = torch.arange(-(-w // 8)) * 8.0  # pixel under the middle of each logit: 8 i with aligned corners
+            at = (
+                torch.arange(-(-w // 8)) * 8.0
+            )  # pixel under the middle of each logit: 8 i with aligned corners
             at = at if form == 'corners' else at + 3.5
             return network.upsample(at.expand(1, 1, -(-h // 8), len(at)), (h, w), form, 8)
 
-    found = inference.scores(Ramp(), torch.zeros(1, 3, 64, width, dtype=torch.uint8), Protocol(form=form, stride=8))
+    found = inference.scores(
+        Ramp(), torch.zeros(1, 3, 64, width, dtype=torch.uint8), Protocol(form=form, stride=8)
+    )
     inside = slice(4, 8 * (width // 8) - 4)  # beyond the first and last logit they are constant
     assert_close(found[0, 0, 0, inside], torch.arange(width)[inside], 1e-5, 'positions')
 
 
-@pytest.mark.parametrize('size, short, long, scale, wanted', [
-    ((480, 640), 800, 1333, 1, (800, 1067)), ((640, 480), 800, 1333, 1, (1067, 800)), ((375, 1242), 800, 1333, 1, (402, 1333)),
-    ((1024, 2048), 800, 960, 1, (480, 960)), ((1024, 2048), 1024, 2048, 1, (1024, 2048)), ((1024, 2048), 1024, 2048, 0.5, (512, 1024)),
-    ((427, 640), 800, None, 1, (800, 1199)), ((1, 3000), 800, 1333, 1, (1, 1333))])
+@pytest.mark.parametrize(
+    'size, short, long, scale, wanted',
+    [
+        ((480, 640), 800, 1333, 1, (800, 1067)),
+        ((640, 480), 800, 1333, 1, (1067, 800)),
+        ((375, 1242), 800, 1333, 1, (402, 1333)),
+        ((1024, 2048), 800, 960, 1, (480, 960)),
+        ((1024, 2048), 1024, 2048, 1, (1024, 2048)),
+        ((1024, 2048), 1024, 2048, 0.5, (512, 1024)),
+        ((427, 640), 800, None, 1, (800, 1199)),
+        ((1, 3000), 800, 1333, 1, (1, 1333)),
+    ],
+)
 def test_sizes_by_the_short_side(size, short, long, scale, wanted):
     """As detectron2's ResizeShortestEdge has them."""
     assert inference.scaled_size(*size, scale, None, short, long) == wanted
@@ -159,7 +239,9 @@ def test_the_short_side_resizes_as_pillow_does(short):
     image = torch.from_numpy(np.array(recipe.image_u8(48, 72, 5))).permute(2, 0, 1)[None]
     p = Protocol(short=short, long=200)
     h, w = inference.scaled_size(48, 72, 1, None, short, 200)
-    resized = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((w, h), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize(
+        (w, h), Image.Resampling.BILINEAR
+    )
     view = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
     padded = F.pad(net.normalise(view), (0, (1 - w) % 8, 0, (1 - h) % 8))
     wanted = F.interpolate(net(padded)[..., :h, :w], (48, 72), mode='bilinear', align_corners=False)
@@ -182,7 +264,9 @@ def test_positions_are_those_of_the_network(form):
     for mirrors in ((False,), (True,)):
         found = [inference.look(net, image, at, mirrors, lambda x: x, p) for at in (None, pixels)]
         assert_close(found[0], found[1], 1e-5, 'cells')
-        assert_close(found[0], net(image.flip(3)).flip(3) if mirrors[0] else net(image), 1e-5, 'whole')
+        assert_close(
+            found[0], net(image.flip(3)).flip(3) if mirrors[0] else net(image), 1e-5, 'whole'
+        )
 
 
 @pytest.mark.parametrize('crop', [None, (33, 49)])
@@ -190,16 +274,31 @@ def test_positions_are_those_of_the_network(form):
 def test_mirror_images_mirror(crop):
     """With mirror images, a mirrored picture gives mirrored scores."""
     small_net(FLIP=0)
-    net, image = network.build().eval(), torch.randint(256, (1, 3, 65, 82 if crop else 97)).byte()  # windows at 0 and 33 lie evenly
+    net, image = (
+        network.build().eval(),
+        torch.randint(256, (1, 3, 65, 82 if crop else 97)).byte(),
+    )  # windows at 0 and 33 lie evenly
     p = inference.protocol()._replace(flip=True, crop=crop)
-    assert_close(inference.scores(net, image.flip(3), p).flip(3), inference.scores(net, image, p), 1e-5, 'scores')
+    assert_close(
+        inference.scores(net, image.flip(3), p).flip(3),
+        inference.scores(net, image, p),
+        1e-5,
+        'scores',
+    )
 
 
 @torch.no_grad()
 def test_a_fine_grid_is_near():
     """Smooth scores survive summing at every second pixel; the labels of a network that is sure stay the same nearly everywhere."""
     small_net()
-    net, image = network.build().eval(), F.interpolate(torch.randn(1, 3, 9, 9), (96, 120), mode='bicubic').mul(60).add(128).clamp(0, 255).byte()
+    net, image = (
+        network.build().eval(),
+        F.interpolate(torch.randn(1, 3, 9, 9), (96, 120), mode='bicubic')
+        .mul(60)
+        .add(128)
+        .clamp(0, 255)
+        .byte(),
+    )
     exact, coarse = (inference.predict(net, image, ALL._replace(grid=grid))[0] for grid in (1, 2))
     assert (exact == coarse).float().mean() > 0.98
 
@@ -211,30 +310,55 @@ def test_a_fine_grid_is_near():
 def many(tmp_path):
     """A network and a data set of pictures of several sizes."""
     make_camvid(tmp_path, sizes=[(40, 56)] * 2 + [(57, 41)], VAL_SPLIT='train')
-    put(N_LAYERS=18, STEM='plain', PRETRAINED='', EM_CHANNELS=32, EM_BASES=8, HEAD_CHANNELS=16, AMP='off', CROP_SIZE=41)
+    put(
+        N_LAYERS=18,
+        STEM='plain',
+        PRETRAINED='',
+        EM_CHANNELS=32,
+        EM_BASES=8,
+        HEAD_CHANNELS=16,
+        AMP='off',
+        CROP_SIZE=41,
+    )
     torch.manual_seed(1)
     return network.build(), dataset.Dataset('train', train=False)
 
 
-PROTOCOLS = {'whole': Protocol(), 'windows': Protocol(crop=(33, 41)), 'scales': ALL._replace(scales=(0.75, 1.0, 1.5)),
-             'scales without 1': ALL._replace(scales=(0.5, 1.25)), 'all': ALL._replace(crop=(33, 33), base=64), 'logits': ALL._replace(average='logit', scales=(1.0, 1.5)),
-             'base': ALL._replace(scales=(1.0, 1.5), base=64), 'short': ALL._replace(scales=(1.0, 1.5), short=48, long=64),
-             'grid': ALL._replace(grid=3, scales=(1.0, 1.5)), 'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0)}
+PROTOCOLS = {
+    'whole': Protocol(),
+    'windows': Protocol(crop=(33, 41)),
+    'scales': ALL._replace(scales=(0.75, 1.0, 1.5)),
+    'scales without 1': ALL._replace(scales=(0.5, 1.25)),
+    'all': ALL._replace(crop=(33, 33), base=64),
+    'logits': ALL._replace(average='logit', scales=(1.0, 1.5)),
+    'base': ALL._replace(scales=(1.0, 1.5), base=64),
+    'short': ALL._replace(scales=(1.0, 1.5), short=48, long=64),
+    'grid': ALL._replace(grid=3, scales=(1.0, 1.5)),
+    'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0),
+}
 
 
 @pytest.mark.parametrize('p', PROTOCOLS.values(), ids=PROTOCOLS)
 def test_scores_do_not_depend_on_what_is_in_flight(many, p):
     net, data = many
-    found = [evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p._replace(budget=b)) for b in (1, 10 ** 7)]
+    found = [
+        evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p._replace(budget=b))
+        for b in (1, 10**7)
+    ]
     assert found[1]['mIoU'] == pytest.approx(found[0]['mIoU'], abs=1e-6)
-    assert (found[1]['confusion'] - found[0]['confusion']).abs().sum() <= 2  # a pixel at which two classes tie
+    assert (
+        found[1]['confusion'] - found[0]['confusion']
+    ).abs().sum() <= 2  # a pixel at which two classes tie
 
 
 @pytest.mark.parametrize('p', PROTOCOLS.values(), ids=PROTOCOLS)
 def test_scale_1_beside_others_is_scale_1(many, p):
     net, data = many
     place = launch.Place([torch.device('cpu')])
-    beside, alone = evaluation.evaluate(net, data, place, p), evaluation.evaluate(net, data, place, p.single())
+    beside, alone = (
+        evaluation.evaluate(net, data, place, p),
+        evaluation.evaluate(net, data, place, p.single()),
+    )
     assert 'single' not in alone
     if p != p.single():
         assert beside['single'] == {k: v for k, v in alone.items() if k != 'confusion'}
@@ -243,7 +367,12 @@ def test_scale_1_beside_others_is_scale_1(many, p):
             net = network.fold(net)
             single = inference.scores(net, image, p.single())
             again, reused = (inference.scores(net, image, p, known) for known in (None, single))
-            assert_close(reused.softmax(1), again.softmax(1), 1e-5, 'probabilities with the view that is not computed again')
+            assert_close(
+                reused.softmax(1),
+                again.softmax(1),
+                1e-5,
+                'probabilities with the view that is not computed again',
+            )
 
 
 def test_every_image_is_in_the_sum_once(many):
@@ -262,15 +391,24 @@ def test_half_precision(many):
         found = []
         for put_amp in ('off', 'bf16'):
             put(AMP=put_amp)
-            found.append(evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p)['mIoU'])
+            found.append(
+                evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p)['mIoU']
+            )
         assert abs(found[0] - found[1]) < 1e-3
 
 
 @torch.no_grad()
 def test_a_scale_that_leaves_nothing():
     small_net()
-    with pytest.raises(UserError, match=r'scale 0.1 of TEST_SCALES makes 6x4 pixels of an image of 64x40, less than STRIDE = 8.*TEST_BASE_SIZE'):
-        inference.scores(network.build().eval(), torch.zeros(1, 3, 40, 64, dtype=torch.uint8), Protocol(scales=(0.1, 1.0)))
+    with pytest.raises(
+        UserError,
+        match=r'scale 0.1 of TEST_SCALES makes 6x4 pixels of an image of 64x40, less than STRIDE = 8.*TEST_BASE_SIZE',
+    ):
+        inference.scores(
+            network.build().eval(),
+            torch.zeros(1, 3, 40, 64, dtype=torch.uint8),
+            Protocol(scales=(0.1, 1.0)),
+        )
 
 
 @torch.no_grad()
@@ -284,15 +422,40 @@ def test_windows_larger_than_the_image():
 
 
 def test_the_protocol_is_what_settings_say():
-    put(TEST_SCALES=(0.5, 1.0), TEST_FLIP=True, TEST_CROP=97, TEST_BASE_SIZE=512, TEST_AVERAGE='logit', TEST_GRID=4, TEST_BATCH=2, CROP_SIZE=(100, 50))
+    put(
+        TEST_SCALES=(0.5, 1.0),
+        TEST_FLIP=True,
+        TEST_CROP=97,
+        TEST_BASE_SIZE=512,
+        TEST_AVERAGE='logit',
+        TEST_GRID=4,
+        TEST_BATCH=2,
+        CROP_SIZE=(100, 50),
+    )
     p = inference.protocol()
-    assert p == Protocol((0.5, 1.0), True, (97, 97), 2 / 3, 512, None, None, 'logit', 4, 10000, 8, 'corners')
-    assert str(p) == ('views: scales 0.5, 1 of 512 pixels; mirror images; windows of 97x97 every 65x65; mean of logits; summed at every 4. pixel')
+    assert p == Protocol(
+        (0.5, 1.0), True, (97, 97), 2 / 3, 512, None, None, 'logit', 4, 10000, 8, 'corners'
+    )
+    assert str(p) == (
+        'views: scales 0.5, 1 of 512 pixels; mirror images; windows of 97x97 every 65x65; mean of logits; summed at every 4. pixel'
+    )
     assert str(p.single()._replace(crop=None, base=None)) == 'views: scale 1; whole images'
-    put(TEST_SCALES=(1.0,), TEST_FLIP=False, TEST_CROP=None, TEST_BASE_SIZE=None, TEST_GRID=1, TEST_SHORT_SIDE=800)
-    assert str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
+    put(
+        TEST_SCALES=(1.0,),
+        TEST_FLIP=False,
+        TEST_CROP=None,
+        TEST_BASE_SIZE=None,
+        TEST_GRID=1,
+        TEST_SHORT_SIDE=800,
+    )
+    assert (
+        str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
+    )
     put(TEST_LONG_SIDE=1333)
-    assert str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; whole images'
+    assert (
+        str(inference.protocol())
+        == 'views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; whole images'
+    )
     put(HEAD='psa', PSA_COMPACT=True)
     with pytest.raises(settings.UsageError, match=r'TEST_CROP=\(100, 50\)'):
         inference.protocol()

@@ -1,4 +1,5 @@
 """Every data set as its makers write it: a tiny tree with known labels, read back; label values, encodings and files that will not do."""
+
 import json
 import os
 import pickle
@@ -53,15 +54,38 @@ def test_labels_come_back(name, tmp_path):
 @pytest.mark.parametrize('name', ['camvid', 'cityscapes', 'nyuv2'])
 def test_trainval_is_both(name, tmp_path):
     known = stand_in(name, tmp_path)
-    assert all((a == b).all() for a, b in zip(read('trainval'), known['train'] + known['val'], strict=True))
+    assert all(
+        (a == b).all() for a, b in zip(read('trainval'), known['train'] + known['val'], strict=True)
+    )
 
 
-@pytest.mark.parametrize('name, n', [('voc', 21), ('cityscapes', 19), ('coco_stuff', 171), ('coco_stuff_10k', 171), ('coco_panoptic', 54), ('coco_voc', 21),
-                                     ('ade20k', 150), ('pascal_context', 59), ('nyuv2', 40), ('camvid', 11), ('shapes', 8)])
+@pytest.mark.parametrize(
+    'name, n',
+    [
+        ('voc', 21),
+        ('cityscapes', 19),
+        ('coco_stuff', 171),
+        ('coco_stuff_10k', 171),
+        ('coco_panoptic', 54),
+        ('coco_voc', 21),
+        ('ade20k', 150),
+        ('pascal_context', 59),
+        ('nyuv2', 40),
+        ('camvid', 11),
+        ('shapes', 8),
+    ],
+)
 def test_class_tables(name, n):
     put(DATASET=name)
     found = dataset.classes()
-    assert len(found.names) == len(set(found.names)) == len(set(found.raw)) == len(found.colours) == n == dataset.n_classes()
+    assert (
+        len(found.names)
+        == len(set(found.names))
+        == len(set(found.raw))
+        == len(found.colours)
+        == n
+        == dataset.n_classes()
+    )
 
 
 def test_coco_voc_is_in_the_order_of_voc():
@@ -69,8 +93,12 @@ def test_coco_voc_is_in_the_order_of_voc():
     names = dataset.classes().names
     put(DATASET='coco_voc')
     assert dataset.classes().names == names
-    coco = dict(person=0, bicycle=1, car=2, boat=8, bird=15, tvmonitor=71, diningtable=66)  # value in COCO-Stuff's PNG: id - 1
-    assert {n: dataset.classes().raw[names.index(n)] for n in coco} == coco and dataset.classes().raw[0] is None
+    coco = dict(
+        person=0, bicycle=1, car=2, boat=8, bird=15, tvmonitor=71, diningtable=66
+    )  # value in COCO-Stuff's PNG: id - 1
+    assert {
+        n: dataset.classes().raw[names.index(n)] for n in coco
+    } == coco and dataset.classes().raw[0] is None
 
 
 # ------------------------------------------------------------------------------------------------- other encodings
@@ -79,8 +107,12 @@ def test_coco_voc_is_in_the_order_of_voc():
 def test_trainaug_from_sbd_as_it_comes(tmp_path):
     known = stand_in('voc', tmp_path)
     data = Dataset('trainaug', train=False)
-    found = {os.path.basename(image)[:-4]: data.read(i)[1] for i, (image, _) in enumerate(data.pairs)}
-    wanted = {f'2008_{i:06d}': ids for i, ids in zip(range(10), known['train'])} | {f'2008_{i:06d}': ids_of('voc', i, 21) for i in (90, 91)}
+    found = {
+        os.path.basename(image)[:-4]: data.read(i)[1] for i, (image, _) in enumerate(data.pairs)
+    }
+    wanted = {f'2008_{i:06d}': ids for i, ids in zip(range(10), known['train'])} | {
+        f'2008_{i:06d}': ids_of('voc', i, 21) for i in (90, 91)
+    }
     assert found.keys() == wanted.keys()  # VOC's val, which SBD's train has, is not among them
     assert all((found[n] == wanted[n]).all() for n in wanted)
 
@@ -88,7 +120,10 @@ def test_trainaug_from_sbd_as_it_comes(tmp_path):
 def test_trainaug_as_png(tmp_path):
     stand_in('voc', tmp_path)
     root = f'{tmp_path}/VOCdevkit/VOC2012'
-    text(f'{root}/ImageSets/Segmentation/trainaug.txt', ['/JPEGImages/2008_000090.jpg /SegmentationClassAug/2008_000090.png'])
+    text(
+        f'{root}/ImageSets/Segmentation/trainaug.txt',
+        ['/JPEGImages/2008_000090.jpg /SegmentationClassAug/2008_000090.png'],
+    )
     palette(f'{root}/SegmentationClassAug/2008_000090.png', np.full(SIZE, 3))
     assert [np.unique(label).tolist() for label in read('trainaug')] == [[3]]
 
@@ -99,15 +134,40 @@ def test_cityscapes_train_ids(tmp_path):
         for f in files:
             if f.endswith('_labelIds.png'):
                 os.unlink(f'{folder}/{f}')
-                write(f'{folder}/{f.replace("labelIds", "labelTrainIds")}', ids_of('cityscapes', int(f.split('_')[1]), 19))
+                write(
+                    f'{folder}/{f.replace("labelIds", "labelTrainIds")}',
+                    ids_of('cityscapes', int(f.split('_')[1]), 19),
+                )
     assert all((a == b).all() for a, b in zip(read(), known, strict=True))
 
 
 def test_all_ids_of_cityscapes():
     put(DATASET='cityscapes')
     table = reading.Legend(dataset.classes(), dataset.entry().void, 255).tables['raw']
-    named = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
-    assert table[:34].tolist() == [named.get(i, 255) for i in range(34)] and set(table[34:]) == {reading.UNKNOWN}
+    named = {
+        7: 0,
+        8: 1,
+        11: 2,
+        12: 3,
+        13: 4,
+        17: 5,
+        19: 6,
+        20: 7,
+        21: 8,
+        22: 9,
+        23: 10,
+        24: 11,
+        25: 12,
+        26: 13,
+        27: 14,
+        28: 15,
+        31: 16,
+        32: 17,
+        33: 18,
+    }
+    assert table[:34].tolist() == [named.get(i, 255) for i in range(34)] and set(table[34:]) == {
+        reading.UNKNOWN
+    }
 
 
 @pytest.mark.parametrize('ending, value', [('labelIds', 255), ('labelTrainIds', 26)])
@@ -117,7 +177,10 @@ def test_wrong_cityscapes_ids(ending, value, tmp_path):
     for f in os.listdir(folder):
         os.unlink(f'{folder}/{f}')
     write(f'{folder}/ulm0_000010_000019_gtFine_{ending}.png', np.full(SIZE, value, np.uint8))
-    with pytest.raises(UserError, match=rf'ulm0_000010_000019_gtFine_{ending}.png: label value {value} is not in classes/cityscapes.txt'):
+    with pytest.raises(
+        UserError,
+        match=rf'ulm0_000010_000019_gtFine_{ending}.png: label value {value} is not in classes/cityscapes.txt',
+    ):
         read()
 
 
@@ -129,7 +192,10 @@ def test_converted_panoptic_and_context(tmp_path):
     assert all((a == b).all() for a, b in zip(read(), known, strict=True))
     known = stand_in('pascal_context', tmp_path / 'b')['val']
     for i, ids in enumerate(known, 10):
-        write(f'{tmp_path}/b/VOCdevkit/VOC2010/SegmentationClassContext/2008_{i:06d}.png', (ids + 1).astype(np.uint8))
+        write(
+            f'{tmp_path}/b/VOCdevkit/VOC2010/SegmentationClassContext/2008_{i:06d}.png',
+            (ids + 1).astype(np.uint8),
+        )
     assert all((a == b).all() for a, b in zip(read(), known, strict=True))
 
 
@@ -144,7 +210,11 @@ def test_coco_voc_takes_the_images_that_are_named(tmp_path):
 def test_stuff_labels_beside_the_images(tmp_path):
     known = stand_in('coco_stuff', tmp_path)['val']
     for split in ('train', 'val'):
-        shutil.copytree(f'{tmp_path}/coco/stuffthingmaps_trainval2017/{split}2017', f'{tmp_path}/coco/{split}2017', dirs_exist_ok=True)
+        shutil.copytree(
+            f'{tmp_path}/coco/stuffthingmaps_trainval2017/{split}2017',
+            f'{tmp_path}/coco/{split}2017',
+            dirs_exist_ok=True,
+        )
     shutil.rmtree(f'{tmp_path}/coco/stuffthingmaps_trainval2017')
     assert all((a == b).all() for a, b in zip(read(), known, strict=True))
 
@@ -158,7 +228,9 @@ def test_a_half_unpacked_archive(name, tmp_path):
     label = getattr(label, 'path', label)
     for path, what in ((label, 'label'), (image, 'image')):
         os.rename(path, path + '.away')
-        with pytest.raises(UserError, match=f'{os.path.basename(path)[:4]}.*this {what} is missing, 1 of 4 are'):
+        with pytest.raises(
+            UserError, match=f'{os.path.basename(path)[:4]}.*this {what} is missing, 1 of 4 are'
+        ):
             Dataset('train', train=False)
         os.rename(path + '.away', path)
 
@@ -177,22 +249,36 @@ def test_json_that_does_not_fit(tmp_path):
     del found['annotations'][0]
     with open(path, 'w') as f:
         json.dump(found, f)
-    with pytest.raises(UserError, match='000000000000.jpg: .*panoptic_val2017.json does not tell of this image'):
+    with pytest.raises(
+        UserError, match='000000000000.jpg: .*panoptic_val2017.json does not tell of this image'
+    ):
         Dataset('val', train=False)
     for broken in (whole[:-9], '[]', '{"annotations": []}'):
         with open(path, 'w') as f:
             f.write(broken)
-        with pytest.raises(UserError, match='panoptic_val2017.json: this is no panoptic JSON of COCO, or only part of one'):
+        with pytest.raises(
+            UserError,
+            match='panoptic_val2017.json: this is no panoptic JSON of COCO, or only part of one',
+        ):
             Dataset('val', train=False)
 
 
 def test_mat_files_that_will_not_do(tmp_path):
     stand_in('coco_stuff_10k', tmp_path, 1)
     path = f'{tmp_path}/cocostuff-10k-v1.1/annotations/COCO_train2014_000000000000.mat'
-    for make in (lambda: mat(path, other=np.zeros((2, 2))), lambda: mat(path, S=np.full(SIZE, 0.5)), lambda: mat(path, S=np.full(SIZE, -1)),
-                 lambda: mat(path, S=np.zeros((2, 2, 2), np.uint8)), lambda: mat(path, S=np.full(SIZE, 70000)), lambda: open(path, 'wb').write(b'MATLAB 5.0'), lambda: open(path, 'wb').close()):
+    for make in (
+        lambda: mat(path, other=np.zeros((2, 2))),
+        lambda: mat(path, S=np.full(SIZE, 0.5)),
+        lambda: mat(path, S=np.full(SIZE, -1)),
+        lambda: mat(path, S=np.zeros((2, 2, 2), np.uint8)),
+        lambda: mat(path, S=np.full(SIZE, 70000)),
+        lambda: open(path, 'wb').write(b'MATLAB 5.0'),
+        lambda: open(path, 'wb').close(),
+    ):
         make()
-        with pytest.raises(UserError, match='000000000000.mat: this MATLAB file cannot be read as a label'):
+        with pytest.raises(
+            UserError, match='000000000000.mat: this MATLAB file cannot be read as a label'
+        ):
             Dataset('train', train=False).check()
 
 
@@ -210,7 +296,9 @@ def own(folder, *lines):
 def test_colour_labels(tmp_path):
     own(tmp_path)
     ids = np.array([[0, 1, 2, 255]] * 3, np.uint8)
-    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200], [255, 255, 255]], np.uint8)[np.where(ids == 255, 3, ids)]
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200], [255, 255, 255]], np.uint8)[
+        np.where(ids == 255, 3, ids)
+    ]
     for i, mode in enumerate(('RGB', 'RGBA')):
         write(f'{tmp_path}/images/train/{i}.png', colours)
         os.makedirs(tmp_path / 'labels/train', exist_ok=True)
@@ -218,7 +306,9 @@ def test_colour_labels(tmp_path):
     assert all((label == ids).all() for label in read('train'))
     colours[1, 1] = 1, 2, 3
     Image.fromarray(colours).save(tmp_path / 'labels/train/0.png')
-    with pytest.raises(UserError, match=r'0.png: the colour \(1, 2, 3\) is not in .*classes.txt; add its line'):
+    with pytest.raises(
+        UserError, match=r'0.png: the colour \(1, 2, 3\) is not in .*classes.txt; add its line'
+    ):
         read('train')
 
 
@@ -229,7 +319,10 @@ def test_list_of_two_paths(tmp_path):
     for folder, name in (('bild er', 'ä 1'), ('b', '2')):
         write(f'{tmp_path}/{folder}/{name}.jpg', colour_of(ids))
         write(f'{tmp_path}/{folder}/{name} label.png', raw)
-    text(f'{tmp_path}/train.txt', ['bild er/ä 1.jpg bild er/ä 1 label.png', '', f'{tmp_path}/b/2.jpg\tb/2 label.png'])
+    text(
+        f'{tmp_path}/train.txt',
+        ['bild er/ä 1.jpg bild er/ä 1 label.png', '', f'{tmp_path}/b/2.jpg\tb/2 label.png'],
+    )
     assert all((label == ids).all() for label in read('train')) and len(read('train')) == 2
     text(f'{tmp_path}/train.txt', ['b/2.jpg b/3.png'])
     with pytest.raises(UserError, match=r'b/3.png: this file is missing; .*train.txt names it'):
@@ -241,7 +334,9 @@ def test_list_lines_without_a_label(tmp_path):
     write(f'{tmp_path}/a.png', np.zeros((4, 4, 3), np.uint8))
     write(f'{tmp_path}/b.png', np.zeros((4, 4), np.uint8))
     text(f'{tmp_path}/train.txt', ['a.png b.png', 'a.png'])
-    with pytest.raises(UserError, match="train.txt: 'a.png' names one file, other lines an image and its label"):
+    with pytest.raises(
+        UserError, match="train.txt: 'a.png' names one file, other lines an image and its label"
+    ):
         read('train')
 
 
@@ -249,7 +344,9 @@ def test_own_labels_that_are_not_there(tmp_path):
     own(tmp_path)
     write(f'{tmp_path}/images/train/a.jpg', np.zeros((4, 4, 3), np.uint8))
     write(f'{tmp_path}/label/train/a.png', np.zeros((4, 4), np.uint8))
-    with pytest.raises(UserError, match=f'{tmp_path}/labels/train/a: this label is missing, 1 of 1 are'):
+    with pytest.raises(
+        UserError, match=f'{tmp_path}/labels/train/a: this label is missing, 1 of 1 are'
+    ):
         read('train')
     os.rename(tmp_path / 'images/train', tmp_path / 'images/test')
     assert not Dataset('test', train=False).labelled
@@ -265,7 +362,11 @@ def test_labels_of_doubles(tmp_path):
 
 def test_other_layouts_of_own_data(tmp_path):
     own(tmp_path)
-    for image, label in (('train/a.jpg', 'trainannot/a.png'), ('train/b.jpg', 'trainannot/b.png'), ('train/c.jpg', 'trainannot/c.png')):
+    for image, label in (
+        ('train/a.jpg', 'trainannot/a.png'),
+        ('train/b.jpg', 'trainannot/b.png'),
+        ('train/c.jpg', 'trainannot/c.png'),
+    ):
         write(f'{tmp_path}/{image}', colour_of(np.zeros((6, 6))))
         write(f'{tmp_path}/{label}', np.full((6, 6), 7, np.uint8))
     assert len(read('train')) == 3
@@ -273,9 +374,17 @@ def test_other_layouts_of_own_data(tmp_path):
     assert [np.unique(label).tolist() for label in read('train')] == [[2], [2]]
 
 
-@pytest.mark.parametrize('lines, said', [
-    (['0 1 2 ground'], "line 1: '0 1 2 ground' is not"), (['x 1 2 3 a'], 'line 1'), (['0 1 2 300 a'], 'line 1'), (['0 1 2 3 a', '', '0 4 5 6 b'], 'line 3: the value 0 is named twice'),
-    (['70000 1 2 3 a'], 'line 1'), (['0 0 0 0 void'], '0 classes; there must be 1 to 253')])
+@pytest.mark.parametrize(
+    'lines, said',
+    [
+        (['0 1 2 ground'], "line 1: '0 1 2 ground' is not"),
+        (['x 1 2 3 a'], 'line 1'),
+        (['0 1 2 300 a'], 'line 1'),
+        (['0 1 2 3 a', '', '0 4 5 6 b'], 'line 3: the value 0 is named twice'),
+        (['70000 1 2 3 a'], 'line 1'),
+        (['0 0 0 0 void'], '0 classes; there must be 1 to 253'),
+    ],
+)
 def test_class_tables_that_will_not_do(lines, said, tmp_path):
     own(tmp_path, *lines)
     with pytest.raises(UserError, match=r'classes.txt.*' + said.replace('(', r'\(')):
@@ -308,7 +417,18 @@ def test_labels_of_16_bits(tmp_path):
         read('train')
 
 
-@pytest.mark.parametrize('mode, ending', [('L', 'png'), ('P', 'png'), ('RGBA', 'png'), ('I;16', 'png'), ('CMYK', 'jpg'), ('L', 'jpg'), ('1', 'png')])
+@pytest.mark.parametrize(
+    'mode, ending',
+    [
+        ('L', 'png'),
+        ('P', 'png'),
+        ('RGBA', 'png'),
+        ('I;16', 'png'),
+        ('CMYK', 'jpg'),
+        ('L', 'jpg'),
+        ('1', 'png'),
+    ],
+)
 def test_images_of_other_kinds(mode, ending, tmp_path):
     """Within what JPEG loses, as Pillow reads them."""
     y, x = np.mgrid[:48, :64]
@@ -401,6 +521,7 @@ def test_cache_without_labels_and_on_a_full_disk(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(os, 'replace', full)
     with pytest.raises(UserError, match='could not be written .*No space left'):
         [*dataset.cache(Dataset('test', train=False))]
@@ -413,15 +534,28 @@ def test_cache_without_labels_and_on_a_full_disk(tmp_path, monkeypatch):
 def test_batches_of_whole_images_are_padded(tmp_path):
     stand_in('camvid', tmp_path)
     data = Dataset('train', train=True)
-    a, b = (torch.zeros(3, 5, 9, dtype=torch.uint8), torch.zeros(5, 9, dtype=torch.uint8)), (torch.ones(3, 7, 4, dtype=torch.uint8), torch.ones(7, 4, dtype=torch.uint8))
+    a, b = (
+        (torch.zeros(3, 5, 9, dtype=torch.uint8), torch.zeros(5, 9, dtype=torch.uint8)),
+        (torch.ones(3, 7, 4, dtype=torch.uint8), torch.ones(7, 4, dtype=torch.uint8)),
+    )
     images, labels = data.collate([a, b])
-    assert images.shape == (2, 3, 7, 9) and labels.shape == (2, 7, 9) and images.is_contiguous(memory_format=torch.channels_last)
-    assert (images[0, :, :5] == 0).all() and (images[1, :, :, :4] == 1).all() and (labels[1, :, 4:] == 255).all() and (labels[0, 5:] == 255).all()
+    assert (
+        images.shape == (2, 3, 7, 9)
+        and labels.shape == (2, 7, 9)
+        and images.is_contiguous(memory_format=torch.channels_last)
+    )
+    assert (
+        (images[0, :, :5] == 0).all()
+        and (images[1, :, :, :4] == 1).all()
+        and (labels[1, :, 4:] == 255).all()
+        and (labels[0, 5:] == 255).all()
+    )
     assert images[1, :, 0, 8].tolist() == [round(255 * v) for v in settings.MEAN]
 
 
 def test_class_weights(tmp_path):
     import launch
+
     stand_in('camvid', tmp_path, 2)
     root = f'{tmp_path}/camvid/trainannot'
     first, second = np.full(SIZE, 11, np.uint8), np.zeros(SIZE, np.uint8)
@@ -457,7 +591,9 @@ def test_real_cityscapes(sample_data, tmp_path):
     path, label = data.pairs[0][1], data.read(0)[1]
     assert path.endswith('_labelIds.png')
     theirs = cv2.imread(path.replace('labelIds', 'labelTrainIds'), cv2.IMREAD_UNCHANGED)
-    assert (label != theirs).mean() < 0.005  # pixels on edges: the sample's two files were made smaller one by one
+    assert (
+        label != theirs
+    ).mean() < 0.005  # pixels on edges: the sample's two files were made smaller one by one
     for c in np.unique(theirs):
         assert np.bincount(label[theirs == c]).argmax() == c
 
@@ -472,7 +608,9 @@ def test_real_panoptic(sample_data):
     assert len(data) == 2
     for i, (image, segments) in enumerate(data.pairs):
         areas = np.zeros(256, int)
-        (one,) = [a for a in found['annotations'] if a['file_name'] == os.path.basename(segments.path)]
+        (one,) = [
+            a for a in found['annotations'] if a['file_name'] == os.path.basename(segments.path)
+        ]
         for s in one['segments_info']:
             areas[0 if thing[s['category_id']] else raw.index(s['category_id'])] += s['area']
         label = data.read(i)[1]
@@ -489,4 +627,6 @@ def test_real_voc(sample_data):
         colours = np.array(picture.convert('RGB'))
         label = data.read(i)[1]
         seen = label != 255
-        assert (data.classes.colours[label[seen]] == colours[seen]).all() and (colours[~seen] == [224, 224, 192]).all()
+        assert (data.classes.colours[label[seen]] == colours[seen]).all() and (
+            colours[~seen] == [224, 224, 192]
+        ).all()

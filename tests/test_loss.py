@@ -1,4 +1,5 @@
 """The losses against formulas written out in float64, a pixel at a time; how settings choose one; class weights."""
+
 import functools
 
 import numpy as np
@@ -14,12 +15,17 @@ from helpers import assert_close, blocks, make_camvid, put, small_net
 from settings import UsageError
 
 WEIGHT = [0.5, 2.0, 0.0, 1.25, 0.375]
-LOSSES = {'ce all': functools.partial(loss.cross_entropy, ignore=255, average='all'),
-          'ce valid': functools.partial(loss.cross_entropy, ignore=255, average='valid', smoothing=0.2),
-          'ohem valid': functools.partial(loss.ohem, ignore=255, average='valid', threshold=0.3, keep=3),
-          'ohem all': functools.partial(loss.ohem, ignore=255, average='all', threshold=0.1, keep=10, smoothing=0.2),
-          'focal all': functools.partial(loss.focal, ignore=255, average='all', gamma=2.0),
-          'focal valid': functools.partial(loss.focal, ignore=255, average='valid', gamma=0.5), 'dice': functools.partial(loss.dice, ignore=255)}
+LOSSES = {
+    'ce all': functools.partial(loss.cross_entropy, ignore=255, average='all'),
+    'ce valid': functools.partial(loss.cross_entropy, ignore=255, average='valid', smoothing=0.2),
+    'ohem valid': functools.partial(loss.ohem, ignore=255, average='valid', threshold=0.3, keep=3),
+    'ohem all': functools.partial(
+        loss.ohem, ignore=255, average='all', threshold=0.1, keep=10, smoothing=0.2
+    ),
+    'focal all': functools.partial(loss.focal, ignore=255, average='all', gamma=2.0),
+    'focal valid': functools.partial(loss.focal, ignore=255, average='valid', gamma=0.5),
+    'dice': functools.partial(loss.dice, ignore=255),
+}
 every_loss = pytest.mark.parametrize('form', LOSSES.values(), ids=list(LOSSES))
 with_weight = pytest.mark.parametrize('weight', [None, WEIGHT], ids=['', 'weights'])
 either_average = pytest.mark.parametrize('average', ['all', 'valid'])
@@ -49,7 +55,9 @@ def valid_pixels(logits, label, ignore=255):
 
 def smoothed(truth, p, weight=None, smoothing=0.0):
     w = np.ones(len(p)) if weight is None else np.array(weight)
-    return -(1 - smoothing) * w[truth] * np.log(p[truth]) - smoothing / len(p) * (w * np.log(p)).sum()
+    return (
+        -(1 - smoothing) * w[truth] * np.log(p[truth]) - smoothing / len(p) * (w * np.log(p)).sum()
+    )
 
 
 def add_up(values, images=3):
@@ -62,11 +70,17 @@ def add_up(values, images=3):
 
 def divisors(logits, label, average, weight=None, ignore=255):
     w = np.ones(5) if weight is None else weight
-    return [label[0].numel()] * len(label) if average == 'all' else add_up((i, w[truth]) for i, truth, _ in valid_pixels(logits, label, ignore))
+    return (
+        [label[0].numel()] * len(label)
+        if average == 'all'
+        else add_up((i, w[truth]) for i, truth, _ in valid_pixels(logits, label, ignore))
+    )
 
 
 def assert_same(found, sums, counts):
-    assert found[0].tolist() == pytest.approx(sums, rel=1e-12, abs=1e-12) and found[1].tolist() == pytest.approx(counts, rel=1e-12)
+    assert found[0].tolist() == pytest.approx(sums, rel=1e-12, abs=1e-12) and found[
+        1
+    ].tolist() == pytest.approx(counts, rel=1e-12)
     assert found[0].dtype == found[1].dtype == torch.float64
 
 
@@ -79,10 +93,15 @@ def assert_same(found, sums, counts):
 @pytest.mark.parametrize('ignore', [255, 200])
 def test_cross_entropy(average, weight, smoothing, ignore):
     logits, label = batch(ignore)
-    sums = add_up((i, smoothed(truth, p, weight, smoothing)) for i, truth, p in valid_pixels(logits, label, ignore))
+    sums = add_up(
+        (i, smoothed(truth, p, weight, smoothing))
+        for i, truth, p in valid_pixels(logits, label, ignore)
+    )
     found = loss.cross_entropy(logits, label, ignore, average, tensor(weight), smoothing)
     assert_same(found, sums, divisors(logits, label, average, weight, ignore))
-    mean = F.cross_entropy(logits, label.long(), tensor(weight), ignore_index=ignore, label_smoothing=smoothing)
+    mean = F.cross_entropy(
+        logits, label.long(), tensor(weight), ignore_index=ignore, label_smoothing=smoothing
+    )
     if average == 'valid':
         assert (found[0].sum() / found[1].sum()).item() == pytest.approx(mean.item(), rel=1e-12)
 
@@ -90,12 +109,26 @@ def test_cross_entropy(average, weight, smoothing, ignore):
 def hard_by_hand(logits, label, threshold, keep):
     """Which of the valid pixels are hard: their numbers among them."""
     p = [p[truth] for _, truth, p in valid_pixels(logits, label)]
-    return {n for n in np.argsort(p)[:keep]} | {n for n, value in enumerate(p) if value <= threshold}
+    return {n for n in np.argsort(p)[:keep]} | {
+        n for n, value in enumerate(p) if value <= threshold
+    }
 
 
 @either_average
-@pytest.mark.parametrize('threshold, keep, hard', [
-    (0.3, 1, None), (0.3, 2, None), (0.1, 7, 21), (0.0, 2, 6), (0.0, 12, 36), (0.0, 13, 36), (0.0, 24, 36), (0.0, 10 ** 6, 36), (1.0, 1, 36)])
+@pytest.mark.parametrize(
+    'threshold, keep, hard',
+    [
+        (0.3, 1, None),
+        (0.3, 2, None),
+        (0.1, 7, 21),
+        (0.0, 2, 6),
+        (0.0, 12, 36),
+        (0.0, 13, 36),
+        (0.0, 24, 36),
+        (0.0, 10**6, 36),
+        (1.0, 1, 36),
+    ],
+)
 @pytest.mark.parametrize('smoothing', [0.0, 0.2])
 @with_weight
 def test_ohem(average, threshold, keep, hard, smoothing, weight):
@@ -106,7 +139,11 @@ def test_ohem(average, threshold, keep, hard, smoothing, weight):
     pixels = [pixel for n, pixel in enumerate(valid_pixels(logits, label)) if n in chosen]
     sums = add_up((i, smoothed(truth, p, weight, smoothing)) for i, truth, p in pixels)
     counts = add_up((i, 1) for i, *_ in pixels) if average == 'valid' else [24] * 3
-    assert_same(loss.ohem(logits, label, 255, average, threshold, keep, tensor(weight), smoothing), sums, counts)
+    assert_same(
+        loss.ohem(logits, label, 255, average, threshold, keep, tensor(weight), smoothing),
+        sums,
+        counts,
+    )
 
 
 def test_ohem_is_mmsegmentations_over_all_pixels():
@@ -117,15 +154,24 @@ def test_ohem_is_mmsegmentations_over_all_pixels():
         limit = max(threshold, sorted(p for p, _ in flat)[min(3 * keep, len(flat) - 1)])
         wanted = sum(value for p, value in flat if p < limit) / label.numel()
         total, count = loss.ohem(logits, label, 255, 'all', threshold, keep)
-        slack = max(value for p, value in flat if p == max(q for q, _ in flat)) / label.numel()  # where all are kept, it leaves out the easiest
-        assert wanted - 1e-12 <= (total.sum() / count.sum()).item() <= wanted + (slack if keep == 100 else 0) + 1e-12
+        slack = (
+            max(value for p, value in flat if p == max(q for q, _ in flat)) / label.numel()
+        )  # where all are kept, it leaves out the easiest
+        assert (
+            wanted - 1e-12
+            <= (total.sum() / count.sum()).item()
+            <= wanted + (slack if keep == 100 else 0) + 1e-12
+        )
 
 
 def test_ohem_at_the_threshold_and_at_equals():
     """Probability 0.5 is at most 0.5; of equals all are kept."""
     logits, label = torch.zeros(1, 2, 1, 6).double(), torch.zeros(1, 1, 6, dtype=torch.uint8)
     logits[0, 0, 0, 4:] = 1
-    found = [loss.ohem(logits, label, 255, 'valid', threshold, keep)[1].item() for threshold, keep in ((0.5, 1), (0.49, 2), (0.49, 5), (0.8, 1))]
+    found = [
+        loss.ohem(logits, label, 255, 'valid', threshold, keep)[1].item()
+        for threshold, keep in ((0.5, 1), (0.49, 2), (0.49, 5), (0.8, 1))
+    ]
     assert found == [4, 4, 6, 6]
 
 
@@ -148,11 +194,18 @@ def test_ohem_does_not_hide_what_is_not_finite():
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 1.0, 2.0])
 def test_focal(average, weight, gamma):
     logits, label = batch()
-    sums = add_up((i, -(weight or [1] * 5)[truth] * (1 - p[truth]) ** gamma * np.log(p[truth])) for i, truth, p in valid_pixels(logits, label))
+    sums = add_up(
+        (i, -(weight or [1] * 5)[truth] * (1 - p[truth]) ** gamma * np.log(p[truth]))
+        for i, truth, p in valid_pixels(logits, label)
+    )
     found = loss.focal(logits, label, 255, average, gamma, tensor(weight))
     assert_same(found, sums, divisors(logits, label, average, weight))
     if gamma == 0:
-        assert_same(loss.cross_entropy(logits, label, 255, average, tensor(weight)), found[0].tolist(), found[1].tolist())
+        assert_same(
+            loss.cross_entropy(logits, label, 255, average, tensor(weight)),
+            found[0].tolist(),
+            found[1].tolist(),
+        )
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.3, 1.0, 2.0])
@@ -167,11 +220,24 @@ def test_focal_of_sure_pixels(gamma, kind):
     assert total.isfinite().all() and logits.grad.isfinite().all()
     assert logits.grad[0, 0, 0, [1, 5]].tolist() == pytest.approx([-1, -1])
     if kind == torch.float64:
-        d = [-600, 600, -40, -16.5, -15, 30]  # log odds against the truth: 1 - p = 1 / (1 + e^-d), -log p = log(1 + e^d)
-        assert total.item() == pytest.approx(sum((1 / (1 + np.exp(-x))) ** gamma * np.logaddexp(0, x) for x in d), rel=1e-12)
+        d = [
+            -600,
+            600,
+            -40,
+            -16.5,
+            -15,
+            30,
+        ]  # log odds against the truth: 1 - p = 1 / (1 + e^-d), -log p = log(1 + e^d)
+        assert total.item() == pytest.approx(
+            sum((1 / (1 + np.exp(-x))) ** gamma * np.logaddexp(0, x) for x in d), rel=1e-12
+        )
         for x in d[2:5]:
-            one = loss.focal(torch.tensor([-x, 0]).double().view(1, 2, 1, 1), label[..., :1], 255, 'all', gamma)[0].item()
-            assert one == pytest.approx((1 / (1 + np.exp(-x))) ** gamma * np.logaddexp(0, x), rel=2e-1 if x == -40 else 1e-8)
+            one = loss.focal(
+                torch.tensor([-x, 0]).double().view(1, 2, 1, 1), label[..., :1], 255, 'all', gamma
+            )[0].item()
+            assert one == pytest.approx(
+                (1 / (1 + np.exp(-x))) ** gamma * np.logaddexp(0, x), rel=2e-1 if x == -40 else 1e-8
+            )
 
 
 def dice_by_hand(logits, label, weight, eps):
@@ -179,8 +245,15 @@ def dice_by_hand(logits, label, weight, eps):
     for i in range(3):
         pixels = [(truth, p) for image, truth, p in valid_pixels(logits, label) if image == i]
         there = {truth: (weight or [1] * 5)[truth] for truth, _ in pixels}
-        parts = [w * (1 - (2 * sum(p[c] for truth, p in pixels if truth == c) + eps) / (sum(p[c] + (truth == c) for truth, p in pixels) + eps))
-                 for c, w in there.items()]
+        parts = [
+            w
+            * (
+                1
+                - (2 * sum(p[c] for truth, p in pixels if truth == c) + eps)
+                / (sum(p[c] + (truth == c) for truth, p in pixels) + eps)
+            )
+            for c, w in there.items()
+        ]
         found.append((sum(parts) / sum(there.values()), 1) if sum(there.values()) else (0, 0))
     return zip(*found)
 
@@ -189,8 +262,14 @@ def dice_by_hand(logits, label, weight, eps):
 @pytest.mark.parametrize('eps', [1.0, 1e-3])
 def test_dice(weight, eps):
     logits, label = batch()
-    assert_same(loss.dice(logits, label, 255, tensor(weight), eps), *map(list, dice_by_hand(logits, label, weight, eps)))
-    assert_same(loss.dice(logits, label, 255, tensor(weight)), *map(list, dice_by_hand(logits, label, weight, 1)))
+    assert_same(
+        loss.dice(logits, label, 255, tensor(weight), eps),
+        *map(list, dice_by_hand(logits, label, weight, eps)),
+    )
+    assert_same(
+        loss.dice(logits, label, 255, tensor(weight)),
+        *map(list, dice_by_hand(logits, label, weight, 1)),
+    )
 
 
 def test_dice_at_its_ends():
@@ -211,7 +290,9 @@ def test_dice_at_its_ends():
 @with_weight
 def test_gradient_is_that_of_the_loss(form, weight):
     logits, label = batch()
-    assert torch.autograd.gradcheck(lambda x: form(x, label, weight=tensor(weight))[0], logits.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: form(x, label, weight=tensor(weight))[0], logits.requires_grad_()
+    )
 
 
 @every_loss
@@ -234,7 +315,11 @@ def test_nothing_but_void(form, kind):
     logits = torch.randn(2, 5, 4, 6, dtype=kind, requires_grad=True)
     total, count = form(logits, torch.full((2, 4, 6), 255))
     total.sum().backward()
-    assert total.tolist() == [0, 0] and count.tolist() in ([0, 0], [24, 24]) and (logits.grad == 0).all()
+    assert (
+        total.tolist() == [0, 0]
+        and count.tolist() in ([0, 0], [24, 24])
+        and (logits.grad == 0).all()
+    )
 
 
 @every_loss
@@ -243,7 +328,11 @@ def test_half_precision_is_computed_in_float32(form):
     for half in (torch.bfloat16, torch.float16):
         total, count = form(logits.to(half), label)
         wanted = form(logits.to(half).float(), label)
-        assert total.dtype == count.dtype == torch.float32 and total.equal(wanted[0]) and count.equal(wanted[1])
+        assert (
+            total.dtype == count.dtype == torch.float32
+            and total.equal(wanted[0])
+            and count.equal(wanted[1])
+        )
 
 
 @pytest.mark.parametrize('name', [name for name in LOSSES if 'ohem' not in name])
@@ -251,7 +340,9 @@ def test_half_precision_is_computed_in_float32(form):
 def test_images_add_up_to_the_batch(name, weight):
     logits, label = batch()
     whole = LOSSES[name](logits, label, weight=tensor(weight))
-    parts = [LOSSES[name](x, y, weight=tensor(weight)) for x, y in zip(logits.split(1), label.split(1))]
+    parts = [
+        LOSSES[name](x, y, weight=tensor(weight)) for x, y in zip(logits.split(1), label.split(1))
+    ]
     assert_same(whole, *(torch.cat(p).tolist() for p in zip(*parts)))
 
 
@@ -259,7 +350,10 @@ def test_images_add_up_to_the_batch(name, weight):
 def test_void_may_have_the_number_of_a_class(form):
     logits, label = batch()
     other = label.masked_fill(label == 1, 2)
-    assert_same(form(logits, other.masked_fill(label == 255, 1), ignore=1), *(t.tolist() for t in form(logits, other)))
+    assert_same(
+        form(logits, other.masked_fill(label == 255, 1), ignore=1),
+        *(t.tolist() for t in form(logits, other)),
+    )
 
 
 @every_loss
@@ -267,7 +361,10 @@ def test_void_may_have_the_number_of_a_class(form):
 def test_the_device_is_not_waited_for(form, weight):
     """Where tensors have no numbers, whatever reads one of them fails: .item(), if, a mask as an index."""
     with FakeTensorMode():
-        logits, label = torch.empty(2, 5, 4, 6, requires_grad=True), torch.empty(2, 4, 6, dtype=torch.uint8)
+        logits, label = (
+            torch.empty(2, 5, 4, 6, requires_grad=True),
+            torch.empty(2, 4, 6, dtype=torch.uint8),
+        )
         total, count = form(logits, label, weight=weight and torch.tensor(weight))
         total.sum().backward()
         with pytest.raises(DataDependentOutputException):
@@ -279,7 +376,10 @@ def test_the_device_is_not_waited_for(form, weight):
 
 def test_median_frequency():
     """Three images of 100 valid pixels: class 0 in all of them, 1 in two, 2 and 3 in one, 4 in none."""
-    of_class, of_images = [150, 100, 40, 10, 0], [300, 200, 100, 100, 0]  # frequencies 0.5 0.5 0.4 0.1, median 0.45
+    of_class, of_images = (
+        [150, 100, 40, 10, 0],
+        [300, 200, 100, 100, 0],
+    )  # frequencies 0.5 0.5 0.4 0.1, median 0.45
     wanted = [0.9, 0.9, 1.125, 4.5, 0]
     for form in (list, np.array, torch.tensor):
         found = loss.median_frequency(form(of_class), form(of_images))
@@ -290,17 +390,33 @@ def test_median_frequency():
 
 def frequent():
     """Median frequency weights of the labels that make_camvid writes."""
-    counts = np.array([np.bincount(blocks(40, 56, seed=i).ravel(), minlength=11) for i in range(4)])  # image, class
+    counts = np.array(
+        [np.bincount(blocks(40, 56, seed=i).ravel(), minlength=11) for i in range(4)]
+    )  # image, class
     freq = counts.sum(0) / [40 * 56 * (counts[:, c] > 0).sum() for c in range(11)]
     return [np.median(freq) / f for f in freq]
 
 
-@pytest.mark.parametrize('values, wanted', [
-    (dict(), None), (dict(CLASS_WEIGHTS=(1.0,) * 10 + (3.0,)), [1.0] * 10 + [3.0]), (dict(CLASS_WEIGHTS='median_freq'), frequent())],
-    ids=['', 'given', 'counted'])
+@pytest.mark.parametrize(
+    'values, wanted',
+    [
+        (dict(), None),
+        (dict(CLASS_WEIGHTS=(1.0,) * 10 + (3.0,)), [1.0] * 10 + [3.0]),
+        (dict(CLASS_WEIGHTS='median_freq'), frequent()),
+    ],
+    ids=['', 'given', 'counted'],
+)
 def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
     """What the training gives the network that it builds."""
-    make_camvid(tmp_path, BATCH_SIZE=2, ITER_VAL=0, DEVICES='cpu', MODEL_DIR=str(tmp_path), NAME='x', **values)
+    make_camvid(
+        tmp_path,
+        BATCH_SIZE=2,
+        ITER_VAL=0,
+        DEVICES='cpu',
+        MODEL_DIR=str(tmp_path),
+        NAME='x',
+        **values,
+    )
     got = []
 
     def build(weights=None):
@@ -316,25 +432,44 @@ def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------- how settings choose
 
 CHOICES = [
-    (dict(LOSS='ce', LOSS_AVG='valid', LABEL_SMOOTHING=0.1), functools.partial(loss.cross_entropy, average='valid', smoothing=0.1)),
+    (
+        dict(LOSS='ce', LOSS_AVG='valid', LABEL_SMOOTHING=0.1),
+        functools.partial(loss.cross_entropy, average='valid', smoothing=0.1),
+    ),
     (dict(LOSS='ce', LOSS_AVG='all'), functools.partial(loss.cross_entropy, average='all')),
-    (dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100, LABEL_SMOOTHING=0.1, LOSS_AVG='valid'),
-     functools.partial(loss.ohem, average='valid', threshold=0.1, keep=100, smoothing=0.1)),
-    (dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100), functools.partial(loss.ohem, average='all', threshold=0.1, keep=100)),
-    (dict(LOSS='focal', FOCAL_GAMMA=1.5, LOSS_AVG='valid'), functools.partial(loss.focal, gamma=1.5, average='valid')),
-    (dict(LOSS='dice'), loss.dice)]
-choices = pytest.mark.parametrize('values, form', CHOICES, ids=['ce valid', 'ce all', 'ohem valid', 'ohem all', 'focal', 'dice'])
+    (
+        dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100, LABEL_SMOOTHING=0.1, LOSS_AVG='valid'),
+        functools.partial(loss.ohem, average='valid', threshold=0.1, keep=100, smoothing=0.1),
+    ),
+    (
+        dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100),
+        functools.partial(loss.ohem, average='all', threshold=0.1, keep=100),
+    ),
+    (
+        dict(LOSS='focal', FOCAL_GAMMA=1.5, LOSS_AVG='valid'),
+        functools.partial(loss.focal, gamma=1.5, average='valid'),
+    ),
+    (dict(LOSS='dice'), loss.dice),
+]
+choices = pytest.mark.parametrize(
+    'values, form', CHOICES, ids=['ce valid', 'ce all', 'ohem valid', 'ohem all', 'focal', 'dice']
+)
 
 
 def images():
     generator = torch.Generator().manual_seed(0)
-    image, label = torch.randn(3, 3, 33, 41, generator=generator), torch.randint(0, 8, (3, 33, 41), generator=generator)
+    image, label = (
+        torch.randn(3, 3, 33, 41, generator=generator),
+        torch.randint(0, 8, (3, 33, 41), generator=generator),
+    )
     label[0, :9], label[2, 5:] = 200, 200
     return image, label
 
 
 @choices
-@pytest.mark.parametrize('weight', [None, [0.5, 2.0, 0.0, 1.25, 0.375, 1.0, 1.0, 3.0]], ids=['', 'weights'])
+@pytest.mark.parametrize(
+    'weight', [None, [0.5, 2.0, 0.0, 1.25, 0.375, 1.0, 1.0, 3.0]], ids=['', 'weights']
+)
 @pytest.mark.parametrize('aux', [0.0, 0.4])
 def test_loss_of_the_network(values, form, weight, aux):
     """That of the logits at full size; the auxiliary head's counts by its own mean."""
@@ -345,7 +480,12 @@ def test_loss_of_the_network(values, form, weight, aux):
     main = form(net(image.double()), label, ignore=200, weight=tensor(weight))
     mean = main[0].sum() / main[1].sum()
     if aux:
-        other = form(network.upsample(net.aux(net.maps(image.double())[2]), (33, 41)), label, ignore=200, weight=tensor(weight))
+        other = form(
+            network.upsample(net.aux(net.maps(image.double())[2]), (33, 41)),
+            label,
+            ignore=200,
+            weight=tensor(weight),
+        )
         mean = mean + aux * other[0].sum() / other[1].sum()
     else:
         assert_close(found[0], main[0], 1e-12)
@@ -377,7 +517,9 @@ def test_full_size_logits_of_one_image(name, monkeypatch):
     """Forward and again in backward; of all only where the loss ranks them together."""
     small_net(LOSS=name, IGNORE_LABEL=200)
     net, seen = network.build(), []
-    net.criterion = lambda x, y, weight, kept=net.criterion: seen.append(len(x)) or kept(x, y, weight=weight)
+    net.criterion = lambda x, y, weight, kept=net.criterion: (
+        seen.append(len(x)) or kept(x, y, weight=weight)
+    )
     net(*images())[0].sum().backward()
     assert seen == ([3, 3] if name == 'ohem' else [1] * 6)
 
@@ -385,11 +527,19 @@ def test_full_size_logits_of_one_image(name, monkeypatch):
 def test_class_weights_move_and_are_not_kept():
     small_net()
     net = network.build(weights=[1, 2, 3, 4, 5, 6, 7, 8])
-    assert net.class_weights.dtype == torch.float32 and net.double().class_weights.dtype == torch.float64
-    assert 'class_weights' not in net.state_dict() and set(net.state_dict()) == set(network.build().state_dict())
+    assert (
+        net.class_weights.dtype == torch.float32
+        and net.double().class_weights.dtype == torch.float64
+    )
+    assert 'class_weights' not in net.state_dict() and set(net.state_dict()) == set(
+        network.build().state_dict()
+    )
     assert network.build().class_weights is None
     with torch.device('meta'):
-        assert 'class_weights' in dict(net.to('meta').named_buffers()) and net.class_weights.device.type == 'meta'
+        assert (
+            'class_weights' in dict(net.to('meta').named_buffers())
+            and net.class_weights.device.type == 'meta'
+        )
 
 
 @pytest.mark.parametrize('weights', [[1.0] * 7, (1.0,) * 9, [0.0] * 8])

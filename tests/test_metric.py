@@ -26,7 +26,10 @@ def test_confusion_leaves_its_arguments_alone(kind):
 
 
 def test_labels_outside_the_classes_do_not_count():
-    label, pred = torch.tensor([0, 3, 23, 254, 255], dtype=torch.uint8), torch.zeros(5, dtype=torch.uint8)
+    label, pred = (
+        torch.tensor([0, 3, 23, 254, 255], dtype=torch.uint8),
+        torch.zeros(5, dtype=torch.uint8),
+    )
     assert metric.confusion(pred, label, 3).sum() == 1
 
 
@@ -40,7 +43,9 @@ def test_scores_by_hand():
     iou, acc = [6 / 9, 3 / 10, 4 / 8], [6 / 8, 3 / 4, 4 / 8]
     assert found['class_iou'] == pytest.approx(iou) and found['class_acc'] == pytest.approx(acc)
     assert found['pAcc'] == pytest.approx(13 / 20)
-    assert found['mIoU'] == pytest.approx(sum(iou) / 3) and found['mAcc'] == pytest.approx(sum(acc) / 3)
+    assert found['mIoU'] == pytest.approx(sum(iou) / 3) and found['mAcc'] == pytest.approx(
+        sum(acc) / 3
+    )
     assert found['fIoU'] == pytest.approx(0.4 * iou[0] + 0.2 * iou[1] + 0.4 * iou[2])
     assert found['absent'] == 0
 
@@ -48,8 +53,15 @@ def test_scores_by_hand():
 def test_absent_classes_are_left_out():
     """Class 1 is in neither map; class 2 is predicted only, so it counts in mIoU and not in mAcc."""
     found = metric.scores(torch.tensor([[3, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 4]]))
-    assert found['class_iou'] == [pytest.approx(3 / 4), None, 0, 1] and found['class_acc'] == [pytest.approx(3 / 4), None, None, 1]
-    assert found['mIoU'] == pytest.approx((3 / 4 + 0 + 1) / 3) and found['mAcc'] == pytest.approx((3 / 4 + 1) / 2)
+    assert found['class_iou'] == [pytest.approx(3 / 4), None, 0, 1] and found['class_acc'] == [
+        pytest.approx(3 / 4),
+        None,
+        None,
+        1,
+    ]
+    assert found['mIoU'] == pytest.approx((3 / 4 + 0 + 1) / 3) and found['mAcc'] == pytest.approx(
+        (3 / 4 + 1) / 2
+    )
     assert found['fIoU'] == pytest.approx(0.5 * 3 / 4 + 0.5) and found['absent'] == 1
 
 
@@ -60,7 +72,7 @@ def test_nothing_to_score():
 
 def test_scores_of_large_counts_are_exact():
     """More pixels than float32 can count."""
-    assert metric.scores(torch.tensor([[2 ** 40, 1], [0, 1]]))['pAcc'] == (2 ** 40 + 1) / (2 ** 40 + 2)
+    assert metric.scores(torch.tensor([[2**40, 1], [0, 1]]))['pAcc'] == (2**40 + 1) / (2**40 + 2)
 
 
 def test_table_has_a_line_per_class():

@@ -1,4 +1,5 @@
 """Every mistake gets one sentence that names the culprit and a way out, a status (2: usage, 1: the rest), and costs nothing that was there."""
+
 import functools
 import multiprocessing
 import os
@@ -55,54 +56,66 @@ def kept(trained, room):
 # -------------------------------------------------------------------------------------------------------------- usage
 
 
-@pytest.mark.parametrize('args, words', [
-    ('BATCHSIZE=4', ['BATCHSIZE=4', 'no setting BATCHSIZE', 'did you mean BATCH_SIZE?']),
-    ('XYZZY=1', ['no setting XYZZY', 'settings.py lists them']),
-    ('recipes/camvit.py', ['recipes/camvit.py', 'did you mean recipes/camvid.py?']),
-    ('nowhere/my.py', ['nowhere/my.py: there is no such recipe', 'recipes/']),
-    ('README.md', ['README.md', 'recipe']),
-    ('BATCH_SIZE=many', ["BATCH_SIZE = 'many'", 'int']),
-    ('BATCH_SIZE=4.5', ['BATCH_SIZE = 4.5', 'int']),
-    ('EM_GRAD=1', ['EM_GRAD = 1', 'bool']),
-    ('LR=nan', ['LR', 'nan']),
-    ('LR', ['LR']),
-    ('STRIDE=7', ['STRIDE = 7', '8, 16, 32']),
-    ('N_LAYERS=20', ['N_LAYERS = 20', '18, 34, 50, 101, 152']),
-    ('CROP_SIZE=9', ['CROP_SIZE = 9', 'STRIDE = 16', 'larger']),
-    ('CROP_SIZE=(9,65)', ['CROP_SIZE = (9, 65)', 'STRIDE = 16']),
-    ('CROP_SIZE=(65,65,3)', ['CROP_SIZE = (65, 65, 3)', 'int, int']),
-    ('CROP_SIZE=(65.5,65)', ['CROP_SIZE = (65.5, 65)']),
-    ('MULTI_GRID=(1,2.5,4)', ['MULTI_GRID = (1, 2.5, 4)']),
-    ('EM_BASES=0', ['EM_BASES = 0', 'at least 1']),
-    ('HEAD=emma', ["HEAD = 'emma'", 'did you mean ema?']),
-    ('DATASET=camvit', ["DATASET = 'camvit'", 'did you mean camvid?']),
-    ('TRAIN_SPLIT=trainaug', ["'trainaug'", 'train, val, trainval, test']),
-    ('VAL_SPLIT=minival ITER_VAL=1', ["'minival'", 'train, val, trainval, test']),
-    ('N_CLASSES=3', ['N_CLASSES = 3', '11 classes']),
-    ('IGNORE_LABEL=3', ['IGNORE_LABEL = 3', '255']),
-    ('BATCH_SIZE=16', ['12 images', 'BATCH_SIZE = 16', 'lower it']),
-    ('BATCH_SIZE=5 ACCUMULATE=2', ['BATCH_SIZE = 5', 'ACCUMULATE = 2', 'multiple']),
-    ('DEVICES=(0,)', ['DEVICES = (0,)', '0 GPUs']),
-    ('AMP=fp16', ['AMP=fp16', 'AMP=bf16']),
-    ('PRETRAINED=torchvision STEM=deep', ['torchvision', 'STEM=plain']),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        ('BATCHSIZE=4', ['BATCHSIZE=4', 'no setting BATCHSIZE', 'did you mean BATCH_SIZE?']),
+        ('XYZZY=1', ['no setting XYZZY', 'settings.py lists them']),
+        ('recipes/camvit.py', ['recipes/camvit.py', 'did you mean recipes/camvid.py?']),
+        ('nowhere/my.py', ['nowhere/my.py: there is no such recipe', 'recipes/']),
+        ('README.md', ['README.md', 'recipe']),
+        ('BATCH_SIZE=many', ["BATCH_SIZE = 'many'", 'int']),
+        ('BATCH_SIZE=4.5', ['BATCH_SIZE = 4.5', 'int']),
+        ('EM_GRAD=1', ['EM_GRAD = 1', 'bool']),
+        ('LR=nan', ['LR', 'nan']),
+        ('LR', ['LR']),
+        ('STRIDE=7', ['STRIDE = 7', '8, 16, 32']),
+        ('N_LAYERS=20', ['N_LAYERS = 20', '18, 34, 50, 101, 152']),
+        ('CROP_SIZE=9', ['CROP_SIZE = 9', 'STRIDE = 16', 'larger']),
+        ('CROP_SIZE=(9,65)', ['CROP_SIZE = (9, 65)', 'STRIDE = 16']),
+        ('CROP_SIZE=(65,65,3)', ['CROP_SIZE = (65, 65, 3)', 'int, int']),
+        ('CROP_SIZE=(65.5,65)', ['CROP_SIZE = (65.5, 65)']),
+        ('MULTI_GRID=(1,2.5,4)', ['MULTI_GRID = (1, 2.5, 4)']),
+        ('EM_BASES=0', ['EM_BASES = 0', 'at least 1']),
+        ('HEAD=emma', ["HEAD = 'emma'", 'did you mean ema?']),
+        ('DATASET=camvit', ["DATASET = 'camvit'", 'did you mean camvid?']),
+        ('TRAIN_SPLIT=trainaug', ["'trainaug'", 'train, val, trainval, test']),
+        ('VAL_SPLIT=minival ITER_VAL=1', ["'minival'", 'train, val, trainval, test']),
+        ('N_CLASSES=3', ['N_CLASSES = 3', '11 classes']),
+        ('IGNORE_LABEL=3', ['IGNORE_LABEL = 3', '255']),
+        ('BATCH_SIZE=16', ['12 images', 'BATCH_SIZE = 16', 'lower it']),
+        ('BATCH_SIZE=5 ACCUMULATE=2', ['BATCH_SIZE = 5', 'ACCUMULATE = 2', 'multiple']),
+        ('DEVICES=(0,)', ['DEVICES = (0,)', '0 GPUs']),
+        ('AMP=fp16', ['AMP=fp16', 'AMP=bf16']),
+        ('PRETRAINED=torchvision STEM=deep', ['torchvision', 'STEM=plain']),
+    ],
+)
 def test_usage(kept, args, words):
     told(kept.run('train.py', 'NAME=new', *args.split()), 2, *words)
     assert not kept.logs.exists()
 
 
 def test_a_single_value_per_channel(kept):
-    told(kept.run('train.py', 'NAME=new', 'BATCH_SIZE=1', 'CROP_SIZE=16'), 1, 'batch norm', 'BATCH_SIZE', 'CROP_SIZE')
+    told(
+        kept.run('train.py', 'NAME=new', 'BATCH_SIZE=1', 'CROP_SIZE=16'),
+        1,
+        'batch norm',
+        'BATCH_SIZE',
+        'CROP_SIZE',
+    )
 
 
-@pytest.mark.parametrize('text, words', [
-    ('LR = 0.1\nLRATE = 0.2\n', ['line 2', 'no setting LRATE']),
-    ('LR = fast\n', ['not a recipe']),
-    ('LR = 0.1 +\n', ['not a recipe']),
-    ('import os\n', ['not a recipe', 'only KEY = value']),
-    ("LR = '0.1'\n", ['line 1', "LR = '0.1'", 'float']),
-    (b'\xff\xfe\x00', ['not a recipe']),
-])
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('LR = 0.1\nLRATE = 0.2\n', ['line 2', 'no setting LRATE']),
+        ('LR = fast\n', ['not a recipe']),
+        ('LR = 0.1 +\n', ['not a recipe']),
+        ('import os\n', ['not a recipe', 'only KEY = value']),
+        ("LR = '0.1'\n", ['line 1', "LR = '0.1'", 'float']),
+        (b'\xff\xfe\x00', ['not a recipe']),
+    ],
+)
 def test_recipe_files(room, text, words):
     room.recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
     told(room.run('train.py'), 2, room.recipe, *words)
@@ -111,7 +124,10 @@ def test_recipe_files(room, text, words):
 def test_processes_that_the_batch_cannot_be_dealt_to(room):
     found = torchrun(2, 'train.py', *room.args('BATCH_SIZE=5'))  # torchrun adds a report of its own
     assert found.status == 1
-    assert 'train.py: BATCH_SIZE = 5 cannot be dealt out to 2 processes' in found.err and 'multiple of 2' in found.err
+    assert (
+        'train.py: BATCH_SIZE = 5 cannot be dealt out to 2 processes' in found.err
+        and 'multiple of 2' in found.err
+    )
 
 
 @pytest.mark.parametrize('scale', [0.01, 0.03, 0.1])
@@ -127,8 +143,23 @@ def test_tiny_scales(room, scale):
 
 
 def test_no_data(kept):
-    told(kept.run('train.py', f'DATA_ROOT={kept.folder}/none'), 1, 'camvid', 'DATA_ROOT', f'{kept.folder}/none', 'trainannot', 'unpack')
-    told(kept.run('train.py', f'DATA_ROOT={kept.recipe}'), 1, 'camvid', 'DATA_ROOT', kept.recipe, 'unpack')
+    told(
+        kept.run('train.py', f'DATA_ROOT={kept.folder}/none'),
+        1,
+        'camvid',
+        'DATA_ROOT',
+        f'{kept.folder}/none',
+        'trainannot',
+        'unpack',
+    )
+    told(
+        kept.run('train.py', f'DATA_ROOT={kept.recipe}'),
+        1,
+        'camvid',
+        'DATA_ROOT',
+        kept.recipe,
+        'unpack',
+    )
 
 
 def spoil(path, how):
@@ -139,14 +170,16 @@ def spoil(path, how):
     elif how == 'empty':
         path.write_bytes(b'')
     elif how == 'truncated':
-        path.write_bytes(data[:len(data) // 2])
+        path.write_bytes(data[: len(data) // 2])
     elif how == 'text':
         path.write_text('This is no picture.\n')
     elif how == 'folder':
         path.unlink()
         path.mkdir()
     elif how == 'jpeg':
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(path, 'JPEG')
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(
+            path, 'JPEG'
+        )
         path.write_bytes(path.read_bytes()[:1000])
     elif how == 'size':
         Image.fromarray(np.zeros((11, 13), np.uint8)).save(path)
@@ -180,36 +213,71 @@ BAD_FILES = [
 def test_bad_files(kept, own_data, name, how, words):
     path = own_data / 'camvid' / name
     spoil(path, how)
-    told(kept.run('train.py', f'DATA_ROOT={own_data}', 'ITER_MAX=4'), 1, path.with_suffix('') if how == 'missing' else path, *words)
+    told(
+        kept.run('train.py', f'DATA_ROOT={own_data}', 'ITER_MAX=4'),
+        1,
+        path.with_suffix('') if how == 'missing' else path,
+        *words,
+    )
 
 
 def test_half_a_data_set(kept, own_data):
     names = own_data / 'camvid' / 'train.txt'
     names.write_text('\n'.join(f'{i:02d}' for i in range(12)))
     (own_data / 'camvid' / 'train' / '07.png').unlink()
-    told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, 'train/07', 'image is missing', 'of 12', 'unpack')
+    told(
+        kept.run('train.py', f'DATA_ROOT={own_data}'),
+        1,
+        'train/07',
+        'image is missing',
+        'of 12',
+        'unpack',
+    )
     names.write_text('\n \n')
-    told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, own_data / 'camvid', 'train', 'no images')
+    told(
+        kept.run('train.py', f'DATA_ROOT={own_data}'), 1, own_data / 'camvid', 'train', 'no images'
+    )
     names.write_bytes(b'\xff\xfe\xfd')
     told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, names, 'list')
     names.unlink()
     shutil.rmtree(own_data / 'camvid' / 'train')
-    told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, own_data / 'camvid', 'train', 'this image is missing', 'unpack')
+    told(
+        kept.run('train.py', f'DATA_ROOT={own_data}'),
+        1,
+        own_data / 'camvid',
+        'train',
+        'this image is missing',
+        'unpack',
+    )
 
 
 @pytest.mark.parametrize('workers', [0, 4])
-@pytest.mark.parametrize('name, how, words', [
-    ('train/12.png', 'truncated', ['cannot be read']),
-    ('trainannot/12.png', 'value', ['label value 77', 'classes/camvid.txt']),
-])
+@pytest.mark.parametrize(
+    'name, how, words',
+    [
+        ('train/12.png', 'truncated', ['cannot be read']),
+        ('trainannot/12.png', 'value', ['label value 77', 'classes/camvid.txt']),
+    ],
+)
 def test_bad_files_met_in_the_middle(kept, own_data, workers, name, how, words):
     """Among 36 pictures, one that the check before the start (16 of them) leaves out; with workers another process reads it."""
     for folder in ('train', 'trainannot'):
         for i in range(12, 36):
-            shutil.copy(own_data / 'camvid' / folder / f'{i % 12:02d}.png', own_data / 'camvid' / folder / f'{i:02d}.png')
+            shutil.copy(
+                own_data / 'camvid' / folder / f'{i % 12:02d}.png',
+                own_data / 'camvid' / folder / f'{i:02d}.png',
+            )
     path = own_data / 'camvid' / name
     spoil(path, how)
-    found = kept.run('train.py', f'DATA_ROOT={own_data}', 'ITER_MAX=12', 'CROP_SIZE=33', f'NUM_WORKERS={workers}', 'NAME=middle', 'BATCH_SIZE=12')
+    found = kept.run(
+        'train.py',
+        f'DATA_ROOT={own_data}',
+        'ITER_MAX=12',
+        'CROP_SIZE=33',
+        f'NUM_WORKERS={workers}',
+        'NAME=middle',
+        'BATCH_SIZE=12',
+    )
     sentence = told(found, 1, path, *words)
     assert sentence.startswith(f'train.py: {path}') and 'resuming' not in found.out
     assert '36 images in train' in found.out  # the loop had begun
@@ -219,14 +287,25 @@ def test_bad_files_met_in_the_middle(kept, own_data, workers, name, how, words):
 def test_bad_files_in_evaluation(kept, own_data, workers):
     path = own_data / 'camvid' / 'valannot' / '03.png'
     spoil(path, 'value')
-    told(kept.run('eval.py', f'DATA_ROOT={own_data}', f'NUM_WORKERS={workers}'), 1, path, 'label value 77')
+    told(
+        kept.run('eval.py', f'DATA_ROOT={own_data}', f'NUM_WORKERS={workers}'),
+        1,
+        path,
+        'label value 77',
+    )
     assert not (kept.logs / 'tiny' / 'scores.json').exists()
 
 
 def test_images_that_went_away_since(kept, own_data):
     for folder in ('train', 'trainannot'):
         (own_data / 'camvid' / folder / '05.png').unlink()
-    told(kept.run('train.py', 'ITER_MAX=4', f'DATA_ROOT={own_data}'), 1, 'latest.pth', 'images', 'another NAME')
+    told(
+        kept.run('train.py', 'ITER_MAX=4', f'DATA_ROOT={own_data}'),
+        1,
+        'latest.pth',
+        'images',
+        'another NAME',
+    )
 
 
 def test_nothing_to_score(kept, own_data):
@@ -243,29 +322,42 @@ def deny():
 
     def read_image(path):
         raise PermissionError(13, 'Permission denied', path)
+
     reading.read_image = read_image
     dataset.Dataset.check = lambda self, count=16: None
 
 
 @pytest.mark.parametrize('workers', [0, 4])
 def test_unreadable_files(room, workers):
-    told(room.run('train.py', f'NUM_WORKERS={workers}', before=deny), 1, 'camvid/train/', 'Permission denied')
+    told(
+        room.run('train.py', f'NUM_WORKERS={workers}', before=deny),
+        1,
+        'camvid/train/',
+        'Permission denied',
+    )
 
 
 def die_in_workers():
     multiprocessing.set_start_method('fork', force=True)
     import reading
+
     read, here = reading.read_image, os.getpid()
 
     def read_image(path):
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(path)
+
     reading.read_image = read_image
 
 
 def test_killed_loader_process(room):
-    told(room.run('train.py', 'NUM_WORKERS=1', before=die_in_workers), 1, 'loader process', 'NUM_WORKERS')
+    told(
+        room.run('train.py', 'NUM_WORKERS=1', before=die_in_workers),
+        1,
+        'loader process',
+        'NUM_WORKERS',
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -332,7 +424,13 @@ def test_bad_checkpoints(trained, kept, setting, how, words):
     make_checkpoint(path, how, trained.checkpoint('best'))
     if setting == 'INIT' and how in ('partial', 'headless'):  # what fits is loaded
         words = ['INIT', 'missing']
-        out = Room(kept.folder, kept.data).ok('train.py', f'INIT={path}', 'NAME=start', 'ITER_MAX=1', f'MODEL_DIR={kept.folder}/others')
+        out = Room(kept.folder, kept.data).ok(
+            'train.py',
+            f'INIT={path}',
+            'NAME=start',
+            'ITER_MAX=1',
+            f'MODEL_DIR={kept.folder}/others',
+        )
         assert 'INIT' in out and 'missing' in out
         return
     script = 'eval.py' if setting == 'CHECKPOINT' else 'train.py'
@@ -340,34 +438,54 @@ def test_bad_checkpoints(trained, kept, setting, how, words):
     assert not path.with_suffix('.ran').exists()
 
 
-@pytest.mark.parametrize('args, words', [
-    ('N_CLASSES=13', ['N_CLASSES=11', '2 of another shape', 'fc2.weight']),
-    ('HEAD=fcn', ['HEAD=ema']),
-    ('HEAD=fcn EM_BASES=8', ['HEAD=ema', 'EM_BASES=4']),
-    ('N_LAYERS=34', ['N_LAYERS=18', 'missing']),
-    ('N_LAYERS=50', ['N_LAYERS=18']),
-    ('STEM=deep', ['STEM=plain']),
-    ('EM_BASES=8', ['EM_BASES=4']),
-    ('EM_CHANNELS=32 HEAD_CHANNELS=8', ['EM_CHANNELS=16', 'HEAD_CHANNELS=16']),
-    ('SECOND_CONV=False', ['SECOND_CONV=True']),
-    ('AUX_WEIGHT=0.4', ['AUX_WEIGHT=0.0', 'aux']),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        ('N_CLASSES=13', ['N_CLASSES=11', '2 of another shape', 'fc2.weight']),
+        ('HEAD=fcn', ['HEAD=ema']),
+        ('HEAD=fcn EM_BASES=8', ['HEAD=ema', 'EM_BASES=4']),
+        ('N_LAYERS=34', ['N_LAYERS=18', 'missing']),
+        ('N_LAYERS=50', ['N_LAYERS=18']),
+        ('STEM=deep', ['STEM=plain']),
+        ('EM_BASES=8', ['EM_BASES=4']),
+        ('EM_CHANNELS=32 HEAD_CHANNELS=8', ['EM_CHANNELS=16', 'HEAD_CHANNELS=16']),
+        ('SECOND_CONV=False', ['SECOND_CONV=True']),
+        ('AUX_WEIGHT=0.4', ['AUX_WEIGHT=0.0', 'aux']),
+    ],
+)
 def test_checkpoints_of_other_networks(kept, args, words):
     """The sentence names the settings that would do."""
-    told(kept.run('eval.py', *args.split()), 1, kept.models / 'tiny' / 'best.pth', 'to use it:', *words)
+    told(
+        kept.run('eval.py', *args.split()),
+        1,
+        kept.models / 'tiny' / 'best.pth',
+        'to use it:',
+        *words,
+    )
 
 
 def test_other_settings_that_shapes_do_not_tell(kept):
     """STRIDE and MULTI_GRID fit any checkpoint: a note."""
-    assert 'note: when this checkpoint was trained, STRIDE was 16, is 8' in kept.ok('eval.py', 'STRIDE=8')
+    assert 'note: when this checkpoint was trained, STRIDE was 16, is 8' in kept.ok(
+        'eval.py', 'STRIDE=8'
+    )
 
 
 def test_nothing_to_evaluate(room):
-    told(room.run('eval.py'), 1, 'no checkpoint', room.models / 'tiny' / 'best.pth', 'train', 'CHECKPOINT=')
+    told(
+        room.run('eval.py'),
+        1,
+        'no checkpoint',
+        room.models / 'tiny' / 'best.pth',
+        'train',
+        'CHECKPOINT=',
+    )
     assert not room.logs.exists()
 
 
-@pytest.mark.parametrize('how, words', [(how, []) for how in ('text', 'truncated', 'code', 'list')] + [('weights', [])])
+@pytest.mark.parametrize(
+    'how, words', [(how, []) for how in ('text', 'truncated', 'code', 'list')] + [('weights', [])]
+)
 def test_bad_latest(trained, room, how, words):
     """Resuming: the file stays as it is, and no step is made."""
     latest = room.models / 'tiny' / 'latest.pth'
@@ -382,16 +500,39 @@ def test_bad_latest(trained, room, how, words):
 
 
 def test_other_settings(kept):
-    told(kept.run('train.py', 'ITER_MAX=4', 'LR=0.5'), 1, 'latest.pth', 'LR was 0.02, is 0.5', 'NAME', 'clean.sh')
+    told(
+        kept.run('train.py', 'ITER_MAX=4', 'LR=0.5'),
+        1,
+        'latest.pth',
+        'LR was 0.02, is 0.5',
+        'NAME',
+        'clean.sh',
+    )
 
 
 def test_trunk_weights(room):
-    told(room.run('train.py', f'PRETRAINED={room.folder}/none.pth'), 1, f'{room.folder}/none.pth', 'README', 'PRETRAINED=torchvision STEM=plain')
+    told(
+        room.run('train.py', f'PRETRAINED={room.folder}/none.pth'),
+        1,
+        f'{room.folder}/none.pth',
+        'README',
+        'PRETRAINED=torchvision STEM=plain',
+    )
     helpers.small_net(N_LAYERS=34)
     torch.save({'net': network.build().state_dict()}, room.folder / 'r34.pth')
-    told(room.run('train.py', f'PRETRAINED={room.folder}/r34.pth'), 1, f'{room.folder}/r34.pth', 'to use it: N_LAYERS=34')
+    told(
+        room.run('train.py', f'PRETRAINED={room.folder}/r34.pth'),
+        1,
+        f'{room.folder}/r34.pth',
+        'to use it: N_LAYERS=34',
+    )
     (room.folder / 'bad.pth').write_bytes(b'PK')
-    told(room.run('train.py', f'PRETRAINED={room.folder}/bad.pth'), 1, f'{room.folder}/bad.pth', 'no checkpoint')
+    told(
+        room.run('train.py', f'PRETRAINED={room.folder}/bad.pth'),
+        1,
+        f'{room.folder}/bad.pth',
+        'no checkpoint',
+    )
     assert not snapshot(room.models)
 
 
@@ -400,11 +541,18 @@ def no_network():
 
     def download(*args, **kwargs):
         raise urllib.error.URLError('unreachable')
+
     torch.hub.download_url_to_file = download
 
 
 def test_trunk_weights_that_cannot_be_fetched(room):
-    told(room.run('train.py', 'PRETRAINED=torchvision', before=no_network), 1, 'https://', 'unreachable', f'put it at {room.models}/pretrained/resnet18')
+    told(
+        room.run('train.py', 'PRETRAINED=torchvision', before=no_network),
+        1,
+        'https://',
+        'unreachable',
+        f'put it at {room.models}/pretrained/resnet18',
+    )
 
 
 # ------------------------------------------------------------------------------------------------- while it is training
@@ -412,7 +560,9 @@ def test_trunk_weights_that_cannot_be_fetched(room):
 
 def test_loss_not_finite(room):
     """Found in the interval after the first save: the steps and their files are named, the save is kept."""
-    found = room.run('train.py', 'LR=1e20', 'ITER_MAX=9', 'ITER_LOG=3', 'ITER_SAVE=1000', 'NUM_WORKERS=1')
+    found = room.run(
+        'train.py', 'LR=1e20', 'ITER_MAX=9', 'ITER_LOG=3', 'ITER_SAVE=1000', 'NUM_WORKERS=1'
+    )
     sentence = told(found, 1, 'not finite since step 2', 'up to 3', 'lower LR')
     names = re.findall(r'camvid/train/\d\d\.png', sentence)
     assert len(names) == 4
@@ -425,7 +575,12 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
     state = trained.checkpoint('best')
     state['net']['fc2.weight'][0, 0] = float('nan')
     torch.save(state, kept.folder / 'nan.pth')
-    told(kept.run('train.py', f'INIT={kept.folder}/nan.pth', 'NAME=nan'), 1, 'nan.pth', 'these weights are not finite')
+    told(
+        kept.run('train.py', f'INIT={kept.folder}/nan.pth', 'NAME=nan'),
+        1,
+        'nan.pth',
+        'these weights are not finite',
+    )
     latest = trained.checkpoint('latest')  # the same in the run's own file
     latest['net']['fc2.weight'][0, 0] = float('nan')
     room = Room(kept.folder, kept.data)
@@ -439,6 +594,7 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
 
 def out_of_gpu_memory():
     import network
+
     forward, calls = network.SegNet.forward, []
 
     def full(self, *args, **more):
@@ -446,21 +602,28 @@ def out_of_gpu_memory():
         if len(calls) > 1:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
         return forward(self, *args, **more)
+
     network.SegNet.forward = full
 
 
 def little_memory():
     used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2 ** 31,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**31,) * 2)
 
 
-@pytest.mark.parametrize('before, args', [
-    (out_of_gpu_memory, 'ITER_MAX=4'),
-    (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=3001 NAME=new'),      # the network's maps
-    (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=40001 NAME=new'),     # the picture, in OpenCV
-    (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=40001 NAME=new NUM_WORKERS=1'),
-    (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=14001 NAME=new'),     # the batch
-])
+@pytest.mark.parametrize(
+    'before, args',
+    [
+        (out_of_gpu_memory, 'ITER_MAX=4'),
+        (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=3001 NAME=new'),  # the network's maps
+        (
+            little_memory,
+            'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=40001 NAME=new',
+        ),  # the picture, in OpenCV
+        (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=40001 NAME=new NUM_WORKERS=1'),
+        (little_memory, 'ITER_MAX=4 BATCH_SIZE=12 CROP_SIZE=14001 NAME=new'),  # the batch
+    ],
+)
 def test_out_of_memory(kept, before, args):
     told(kept.run('train.py', *args.split(), before=before), 1, 'memory', 'BATCH_SIZE', 'CROP_SIZE')
 
@@ -478,7 +641,14 @@ def full_disk():
 @pytest.mark.parametrize('args', ['ITER_MAX=4', 'ITER_MAX=4 ITER_VAL=3', 'ITER_MAX=4 NAME=new'])
 def test_full_disk(kept, args):
     name = 'new' if 'new' in args else 'tiny'
-    told(kept.run('train.py', *args.split(), before=full_disk), 1, f'models/{name}/', '.pth', 'could not be written', 'disk')
+    told(
+        kept.run('train.py', *args.split(), before=full_disk),
+        1,
+        f'models/{name}/',
+        '.pth',
+        'could not be written',
+        'disk',
+    )
     if name == 'new':
         (kept.models / 'new').rmdir()  # empty
 
@@ -489,17 +659,34 @@ def small_files():
 
 
 def test_full_disk_while_drawing(room):
-    told(room.run('train.py', 'DATASET=shapes', f'DATA_ROOT={room.folder}/drawn', before=small_files), 1, f'{room.folder}/drawn', 'write')
+    told(
+        room.run(
+            'train.py', 'DATASET=shapes', f'DATA_ROOT={room.folder}/drawn', before=small_files
+        ),
+        1,
+        f'{room.folder}/drawn',
+        'write',
+    )
     assert not os.listdir(room.folder / 'drawn')
 
 
-@pytest.mark.parametrize('script, name', [('train.py', 'log.jsonl'), ('train.py', 'settings.py'), ('train.py', 'source.zip'),
-                                          ('eval.py', 'scores.json.part'), ('eval.py', 'index/00.png.part')])
+@pytest.mark.parametrize(
+    'script, name',
+    [
+        ('train.py', 'log.jsonl'),
+        ('train.py', 'settings.py'),
+        ('train.py', 'source.zip'),
+        ('eval.py', 'scores.json.part'),
+        ('eval.py', 'index/00.png.part'),
+    ],
+)
 def test_full_disk_of_logs(kept, script, name):
     file = kept.logs / 'tiny' / name
     file.parent.mkdir(parents=True)
     file.symlink_to('/dev/full')
-    sentence = told(kept.run(script, 'ITER_MAX=4', f'SAVE_DIR={kept.logs}/tiny'), 1, 'No space left')
+    sentence = told(
+        kept.run(script, 'ITER_MAX=4', f'SAVE_DIR={kept.logs}/tiny'), 1, 'No space left'
+    )
     assert file.name in sentence or 'LOG_DIR' in sentence, sentence
 
 
@@ -512,6 +699,7 @@ def die_at_save(last):
         if len(calls) == last:
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(number)
+
     os.fsync = killed
 
 
@@ -519,13 +707,24 @@ def die_at_save(last):
 def test_killed_while_saving(room, last):
     """The same command goes on; in the end every checkpoint is there, and nothing half written."""
     args = 'ITER_MAX=2', 'ITER_SAVE=1'
-    assert room.run('train.py', *args, before=functools.partial(die_at_save, last)).status == -signal.SIGKILL
+    assert (
+        room.run('train.py', *args, before=functools.partial(die_at_save, last)).status
+        == -signal.SIGKILL
+    )
     room.ok('train.py', *args)
     assert set(os.listdir(room.models / 'tiny')) == {'latest.pth', 'step_1.pth', 'final.pth'}
     assert room.checkpoint('latest')['step'] == room.checkpoint('final')['step'] == 2
 
 
-@pytest.mark.parametrize('script, setting', [('train.py', 'LOG_DIR'), ('train.py', 'MODEL_DIR'), ('eval.py', 'LOG_DIR'), ('eval.py', 'SAVE_DIR')])
+@pytest.mark.parametrize(
+    'script, setting',
+    [
+        ('train.py', 'LOG_DIR'),
+        ('train.py', 'MODEL_DIR'),
+        ('eval.py', 'LOG_DIR'),
+        ('eval.py', 'SAVE_DIR'),
+    ],
+)
 @pytest.mark.parametrize('inside', ['', '/tiny'])
 def test_a_file_where_a_folder_is_due(kept, script, setting, inside):
     file = kept.folder / 'folder'
@@ -533,7 +732,12 @@ def test_a_file_where_a_folder_is_due(kept, script, setting, inside):
         file.mkdir()
         file = file / 'tiny' if setting != 'SAVE_DIR' else file / 'index'
     file.write_text('precious')
-    found = kept.run(script, 'ITER_MAX=4', f'{setting}={kept.folder}/folder', f'CHECKPOINT={kept.models}/tiny/best.pth')
+    found = kept.run(
+        script,
+        'ITER_MAX=4',
+        f'{setting}={kept.folder}/folder',
+        f'CHECKPOINT={kept.models}/tiny/best.pth',
+    )
     told(found, 1, file, 'a file stands where a folder is due')
     assert file.read_text() == 'precious'
 

@@ -1,4 +1,5 @@
 """Sizes, costs, variants and equivalent forms of the networks; the numbers themselves are in test_golden.py."""
+
 import copy
 
 import re
@@ -36,7 +37,9 @@ def paper_net(**values):
 
 def small_head(head, **values):
     """small_net() with a head, on a trunk that it goes with."""
-    small_net(HEAD=head, STRIDE=network.trait(network.HEADS[head], 'strides')[0], CROP_SIZE=33, **values)
+    small_net(
+        HEAD=head, STRIDE=network.trait(network.HEADS[head], 'strides')[0], CROP_SIZE=33, **values
+    )
 
 
 def shake(net, seed=0):
@@ -44,7 +47,12 @@ def shake(net, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
-            for t, low, high in ((m.running_mean, -0.2, 0.2), (m.running_var, 0.5, 1.5), (m.weight.data, 0.5, 1.5), (m.bias.data, -0.2, 0.2)):
+            for t, low, high in (
+                (m.running_mean, -0.2, 0.2),
+                (m.running_var, 0.5, 1.5),
+                (m.weight.data, 0.5, 1.5),
+                (m.bias.data, -0.2, 0.2),
+            ):
                 t.uniform_(low, high, generator=generator)
     return net
 
@@ -52,33 +60,52 @@ def shake(net, seed=0):
 # ------------------------------------------------------------------------------------------------- parameters and cost
 
 
-@pytest.mark.parametrize('layers, trunk, whole', [(50, 23.632, 34.78), (101, 42.624, 53.77), (152, 58.268, 69.42)])
+@pytest.mark.parametrize(
+    'layers, trunk, whole', [(50, 23.632, 34.78), (101, 42.624, 53.77), (152, 58.268, 69.42)]
+)
 def test_parameters_of_the_paper(layers, trunk, whole, fake):
     net = paper_net(N_LAYERS=layers)
     assert millions(net.extractor) == pytest.approx(trunk, abs=5e-4)
     assert millions(net) == pytest.approx(whole, abs=5e-3)
 
 
-@pytest.mark.parametrize('params, with_stats, values', [  # NETWORKS.md, section 25: 19 classes, ResNet-101
-    (56_264_915, 56_375_251, dict(HEAD='psp')),
-    (65_707_475, 65_818_323, dict(HEAD='psp', HEAD_CHANNELS=512)),
-    (69_800_403, 69_915_347, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465)),
-    (74_346_963, 74_461_907, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=705)),
-    (65_656_787, 65_769_683, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465, PSA_TYPE='collect')),
-    (66_559_061 + 19_494, 66_668_885 + 19_494, dict(HEAD='danet', HEAD_CHANNELS=512)),
-    (47_347_923, 47_454_163, dict(HEAD='fcn'))])
+@pytest.mark.parametrize(
+    'params, with_stats, values',
+    [  # NETWORKS.md, section 25: 19 classes, ResNet-101
+        (56_264_915, 56_375_251, dict(HEAD='psp')),
+        (65_707_475, 65_818_323, dict(HEAD='psp', HEAD_CHANNELS=512)),
+        (69_800_403, 69_915_347, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465)),
+        (74_346_963, 74_461_907, dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=705)),
+        (
+            65_656_787,
+            65_769_683,
+            dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465, PSA_TYPE='collect'),
+        ),
+        (66_559_061 + 19_494, 66_668_885 + 19_494, dict(HEAD='danet', HEAD_CHANNELS=512)),
+        (47_347_923, 47_454_163, dict(HEAD='fcn')),
+    ],
+)
 def test_parameters_of_the_others(params, with_stats, values, fake):
     put(PRETRAINED='', **values)
     net = network.build(n_classes=19)
     assert sum(p.numel() for p in net.parameters()) == params
-    assert sum(v.numel() for k, v in net.state_dict().items() if not k.endswith('tracked')) == with_stats
+    assert (
+        sum(v.numel() for k, v in net.state_dict().items() if not k.endswith('tracked'))
+        == with_stats
+    )
 
 
 def test_parameters_of_the_plain_trunk(fake):
-    assert sum(p.numel() for p in paper_net(N_LAYERS=18, STEM='plain').extractor.parameters()) == 11_176_512
+    assert (
+        sum(p.numel() for p in paper_net(N_LAYERS=18, STEM='plain').extractor.parameters())
+        == 11_176_512
+    )
 
 
-@pytest.mark.parametrize('channels, second_conv, params, gmacs', [(512, False, 9.975, 43.1), (256, False, 4.86, 21.1), (512, True, 11.150, 48.1)])
+@pytest.mark.parametrize(
+    'channels, second_conv, params, gmacs',
+    [(512, False, 9.975, 43.1), (256, False, 4.86, 21.1), (512, True, 11.150, 48.1)],
+)
 def test_head_costs_what_the_paper_says(channels, second_conv, params, gmacs, fake):
     """Table 1 and the released head, at 513x513, over the bare trunk; less what conv1 on bases instead of pixels saves."""
     net = paper_net(N_LAYERS=50, EM_CHANNELS=channels, SECOND_CONV=second_conv)
@@ -88,7 +115,9 @@ def test_head_costs_what_the_paper_says(channels, second_conv, params, gmacs, fa
         net.decode(maps)
     n, c, k, stages = 65 * 65, channels, 64, 3
     saved = n * c * c - stages * 2 * c * c * k
-    assert (counter.get_total_flops() / 2 + saved) / 1e9 == pytest.approx(gmacs, abs=0.11)  # by hand the narrow head has 21.0, not 21.1
+    assert (counter.get_total_flops() / 2 + saved) / 1e9 == pytest.approx(
+        gmacs, abs=0.11
+    )  # by hand the narrow head has 21.0, not 21.1
     assert saved > 0
 
 
@@ -97,27 +126,54 @@ def test_cost_of_the_network(layers, gmacs, fake):
     net = paper_net(N_LAYERS=layers)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         assert net(torch.empty(1, 3, 513, 513)).shape == (1, 21, 513, 513)
-    convolutions = sum(v for k, v in counter.get_flop_counts()['Global'].items() if 'conv' in str(k))
+    convolutions = sum(
+        v for k, v in counter.get_flop_counts()['Global'].items() if 'conv' in str(k)
+    )
     assert convolutions / 2e9 == pytest.approx(gmacs, abs=1.5)
 
 
 # --------------------------------------------------------------------------------------------------------------- trunk
 
 
-@pytest.mark.parametrize('stride, layer3, layer4, size', [
-    (8, [1, 2, 2, 2, 2, 2], [2, 8, 16], 9), (16, [1] * 6, [1, 4, 8], 5), (32, [1] * 6, [1, 1, 1], 3)])
+@pytest.mark.parametrize(
+    'stride, layer3, layer4, size',
+    [
+        (8, [1, 2, 2, 2, 2, 2], [2, 8, 16], 9),
+        (16, [1] * 6, [1, 4, 8], 5),
+        (32, [1] * 6, [1, 1, 1], 3),
+    ],
+)
 def test_stride_and_dilations(stride, layer3, layer4, size, fake):
     net = paper_net(N_LAYERS=50, STRIDE=stride)
     found = [[block.conv2.dilation[0] for block in net.extractor[i]] for i in (6, 7)]
     assert found == [layer3, layer4]
-    assert all(m.padding == m.dilation for m in net.extractor.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    assert all(
+        m.padding == m.dilation
+        for m in net.extractor.modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    )
     with torch.no_grad():
-        assert [m.shape[2] for m in net.maps(torch.empty(1, 3, 65, 65))] == [17, 9, 65 // min(stride, 16) + 1, size]
+        assert [m.shape[2] for m in net.maps(torch.empty(1, 3, 65, 65))] == [
+            17,
+            9,
+            65 // min(stride, 16) + 1,
+            size,
+        ]
 
 
-@pytest.mark.parametrize('first, stride, layer3, layer4', [
-    ('half', 8, [1, 2, 2], [2, 12, 20]), ('split', 8, [1, 2, 2], [2, 12, 20]), ('layer4', 8, [1, 2, 2], [4, 12, 20]), ('all', 8, [2, 2, 2], [4, 12, 20]),
-    ('half', 16, [1] * 3, [1, 6, 10]), ('layer4', 16, [1] * 3, [2, 6, 10]), ('all', 16, [1] * 3, [2, 6, 10]), ('all', 32, [1] * 3, [1] * 3)])
+@pytest.mark.parametrize(
+    'first, stride, layer3, layer4',
+    [
+        ('half', 8, [1, 2, 2], [2, 12, 20]),
+        ('split', 8, [1, 2, 2], [2, 12, 20]),
+        ('layer4', 8, [1, 2, 2], [4, 12, 20]),
+        ('all', 8, [2, 2, 2], [4, 12, 20]),
+        ('half', 16, [1] * 3, [1, 6, 10]),
+        ('layer4', 16, [1] * 3, [2, 6, 10]),
+        ('all', 16, [1] * 3, [2, 6, 10]),
+        ('all', 32, [1] * 3, [1] * 3),
+    ],
+)
 def test_first_block_and_multi_grid(first, stride, layer3, layer4):
     plan = network.dilations(stride, (3, 4, 3, 3), (1, 3, 5), first)[2:]
     assert [[d for _, d, _ in stage] for stage in plan] == [layer3, layer4]
@@ -128,15 +184,25 @@ def test_first_block_and_multi_grid(first, stride, layer3, layer4):
 
 
 def test_stride_in_the_first_1x1(fake):
-    strides = lambda net: [(net.extractor[i][0].conv1.stride[0], net.extractor[i][0].conv2.stride[0]) for i in (4, 5, 6, 7)]
+    strides = lambda net: [
+        (net.extractor[i][0].conv1.stride[0], net.extractor[i][0].conv2.stride[0])
+        for i in (4, 5, 6, 7)
+    ]
     assert strides(paper_net(N_LAYERS=50, STRIDE=16)) == [(1, 1), (1, 2), (1, 2), (1, 1)]
-    assert strides(paper_net(N_LAYERS=50, STRIDE=16, STRIDE_IN_1X1=True)) == [(1, 1), (2, 1), (2, 1), (1, 1)]
+    assert strides(paper_net(N_LAYERS=50, STRIDE=16, STRIDE_IN_1X1=True)) == [
+        (1, 1),
+        (2, 1),
+        (2, 1),
+        (1, 1),
+    ]
 
 
 @pytest.mark.parametrize('layers', [34, 152])
 def test_other_depths_run(layers, fake):
     net = paper_net(N_LAYERS=layers, STEM='plain')
-    assert [len(net.extractor[i]) for i in (4, 5, 6, 7)] == {34: [3, 4, 6, 3], 152: [3, 8, 36, 3]}[layers]
+    assert [len(net.extractor[i]) for i in (4, 5, 6, 7)] == {34: [3, 4, 6, 3], 152: [3, 8, 36, 3]}[
+        layers
+    ]
     assert net(torch.empty(1, 3, 65, 65)).shape == (1, 21, 65, 65)
 
 
@@ -155,7 +221,10 @@ def test_any_size_goes_in(h, w, stride):
 def test_training_gives_sum_count_and_bases(head):
     small_head(head)
     net = network.build()
-    image, label = torch.randint(0, 256, (2, 3, 33, 41), dtype=torch.uint8), torch.randint(0, 8, (2, 33, 41), dtype=torch.uint8)
+    image, label = (
+        torch.randint(0, 256, (2, 3, 33, 41), dtype=torch.uint8),
+        torch.randint(0, 8, (2, 33, 41), dtype=torch.uint8),
+    )
     loss_sum, count, mu = net(image, label)
     assert loss_sum.shape == (2,) and count.tolist() == [33 * 41] * 2
     assert (mu.shape == (2, 32, 8)) if head == 'ema' else mu is None
@@ -188,9 +257,17 @@ def test_float64_throughout():
     assert net.eval()(image).dtype == torch.float64
 
 
-@pytest.mark.parametrize('head, values', [
-    *((head, {}) for head in network.HEADS), ('ema', dict(SECOND_CONV=False)), ('ema', dict(AUX_WEIGHT=0.4)), ('ema', dict(N_LAYERS=50, STEM='deep')),
-    ('psa', dict(PSA_TYPE='distribute')), ('danet', dict(DANET_D2=True))])
+@pytest.mark.parametrize(
+    'head, values',
+    [
+        *((head, {}) for head in network.HEADS),
+        ('ema', dict(SECOND_CONV=False)),
+        ('ema', dict(AUX_WEIGHT=0.4)),
+        ('ema', dict(N_LAYERS=50, STEM='deep')),
+        ('psa', dict(PSA_TYPE='distribute')),
+        ('danet', dict(DANET_D2=True)),
+    ],
+)
 @torch.no_grad()
 def test_folding_changes_nothing(head, values):
     small_head(head, **values)
@@ -202,7 +279,9 @@ def test_folding_changes_nothing(head, values):
     image = recipe.image(33, 47, 3)
     assert_close(folded(image), net.eval()(image), 1e-4)
     count = lambda n: sum(isinstance(m, nn.BatchNorm2d) for m in n.modules())
-    assert count(folded) <= 1 < count(net) or head == 'denseaspp'  # the deep stem's last one follows no convolution directly
+    assert (
+        count(folded) <= 1 < count(net) or head == 'denseaspp'
+    )  # the deep stem's last one follows no convolution directly
 
 
 @torch.no_grad()
@@ -211,7 +290,13 @@ def test_channels_last_gives_the_same():
     net = shake(network.build()).eval()
     image = recipe.image(41, 33, 3)
     wanted = net(image)
-    assert_close(net.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last)), wanted, 1e-5)
+    assert_close(
+        net.to(memory_format=torch.channels_last)(
+            image.contiguous(memory_format=torch.channels_last)
+        ),
+        wanted,
+        1e-5,
+    )
 
 
 @torch.no_grad()
@@ -219,7 +304,9 @@ def test_channels_last_gives_the_same():
 def test_autocast_keeps_bases_and_upsampling_in_float32(half, rel):
     small_net()
     net, taken = shake(network.build()).eval(), {}
-    net.emau.register_forward_hook(lambda m, args, out: taken.update(x=args[0], y=out[0], mu=out[1]))
+    net.emau.register_forward_hook(
+        lambda m, args, out: taken.update(x=args[0], y=out[0], mu=out[1])
+    )
     image = recipe.image(65, 65, 3)
     wanted = net(image)
     with torch.autocast('cpu', half):
@@ -234,7 +321,9 @@ def test_autocast_keeps_bases_and_upsampling_in_float32(half, rel):
 def test_void_alone_gives_no_loss(average, count):
     small_net(LOSS_AVG=average)
     net = network.build()
-    loss_sum, counts, _ = net(torch.randn(2, 3, 33, 33), torch.full((2, 33, 33), 255, dtype=torch.uint8))
+    loss_sum, counts, _ = net(
+        torch.randn(2, 3, 33, 33), torch.full((2, 33, 33), 255, dtype=torch.uint8)
+    )
     assert loss_sum.tolist() == [0, 0] and counts.tolist() == [count] * 2
     loss_sum.sum().backward()
     assert all((p.grad == 0).all() for p in net.parameters() if p.grad is not None)
@@ -245,7 +334,9 @@ def test_aux_head_adds_its_share():
     net = network.build().eval()
     image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
     total = net(image, label)[0]
-    aux = F.cross_entropy(network.upsample(net.aux(net.maps(image)[2]), (33, 33)), label, reduction='none').sum((1, 2))
+    aux = F.cross_entropy(
+        network.upsample(net.aux(net.maps(image)[2]), (33, 33)), label, reduction='none'
+    ).sum((1, 2))
     main = F.cross_entropy(net(image), label, reduction='none').sum((1, 2))
     assert_close(total, main + 0.4 * aux, 1e-5)
     total.sum().backward()
@@ -259,19 +350,30 @@ def test_outputs_of_the_head_add_their_shares():
     net = network.build()
     image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
     total, _, _ = net(image, label)
-    maps = net.maps(image)  # in training batch norm uses the batch, so that a second pass gives the same
+    maps = net.maps(
+        image
+    )  # in training batch norm uses the batch, so that a second pass gives the same
     found = net.decode(maps)
     outputs = found['out'], *found['aux'], net.aux(maps[2])
-    terms = [F.cross_entropy(network.upsample(x, (33, 33)), label, reduction='none').sum((1, 2)) for x in outputs]
+    terms = [
+        F.cross_entropy(network.upsample(x, (33, 33)), label, reduction='none').sum((1, 2))
+        for x in outputs
+    ]
     assert_close(total, sum(w * x for w, x in zip((1, 0.5, 0.25, 0.4), terms, strict=True)), 1e-5)
     put(EXTRA_WEIGHTS=None)
     assert network.build().extra_weights == (1.0, 1.0)
     assert 'aux' not in net.eval().decode(maps)
 
 
-@pytest.mark.parametrize('values, words', [
-    (dict(HEAD='danet', EXTRA_WEIGHTS=(1.0,)), 'has 2 outputs'), (dict(HEAD='fcn', EXTRA_WEIGHTS=(1.0,)), 'has 0 outputs'),
-    (dict(HEAD='semanticfpn', STRIDE=8), 'STRIDE=32'), (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'N_LAYERS=18')])
+@pytest.mark.parametrize(
+    'values, words',
+    [
+        (dict(HEAD='danet', EXTRA_WEIGHTS=(1.0,)), 'has 2 outputs'),
+        (dict(HEAD='fcn', EXTRA_WEIGHTS=(1.0,)), 'has 0 outputs'),
+        (dict(HEAD='semanticfpn', STRIDE=8), 'STRIDE=32'),
+        (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'N_LAYERS=18'),
+    ],
+)
 def test_heads_say_what_they_do_not_go_with(values, words):
     small_net(**values)
     with pytest.raises(settings.UsageError, match=words):
@@ -284,7 +386,9 @@ def test_heads_that_need_two_images(head):
     net = network.build()
     with pytest.raises(ValueError) as e:
         net(torch.randn(1, 3, 33, 33), torch.zeros(1, 33, 33, dtype=torch.uint8))
-    assert re.search(f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', launch.sentence(e.value))
+    assert re.search(
+        f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', launch.sentence(e.value)
+    )
     net.eval()(torch.randn(1, 3, 33, 33))
 
 
@@ -299,9 +403,15 @@ def test_channels_of_pictures_are_turned_once():
     assert (net(image) == net(net.normalise(image))).all()
 
 
-@pytest.mark.parametrize('form, width, wanted', [
-    ('corners', 7, [0, 0.5, 1, 1.5, 2, 2.5, 3]), ('centres', 8, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]), ('centres', 2, [0.5, 2.5]),
-    ('crop', 7, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75])])
+@pytest.mark.parametrize(
+    'form, width, wanted',
+    [
+        ('corners', 7, [0, 0.5, 1, 1.5, 2, 2.5, 3]),
+        ('centres', 8, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]),
+        ('centres', 2, [0.5, 2.5]),
+        ('crop', 7, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75]),
+    ],
+)
 def test_forms_of_upsampling(form, width, wanted):
     y = network.upsample(torch.tensor([0.0, 1, 2, 3]).expand(1, 1, 2, 4), (4, width), form, 2)
     assert y.shape == (1, 1, 4, width) and y[0, 0, 0].tolist() == wanted
@@ -329,8 +439,15 @@ def test_attention_of_psa_follows_the_size():
         net(torch.randn(1, 3, 65, 33))
 
 
-@pytest.mark.parametrize('crop, compact, wanted', [
-    (465, False, (59, 59)), (705, False, (89, 89)), (465, True, (30, 30)), ((465, 705), False, (59, 89))])
+@pytest.mark.parametrize(
+    'crop, compact, wanted',
+    [
+        (465, False, (59, 59)),
+        (705, False, (89, 89)),
+        (465, True, (30, 30)),
+        ((465, 705), False, (59, 89)),
+    ],
+)
 def test_mask_follows_the_crop(crop, compact, wanted):
     assert network.mask_side(crop, 8, 2, compact) == wanted
 
@@ -381,7 +498,11 @@ def attend_as_written(x, mu, conv1, stages, norm):
                     mean = (mean - mean.mean()) / (mean.var(unbiased=False) + 1e-5).sqrt()
                 means.append(mean)
             found = torch.stack(means, 1)
-        rebuilt.append(torch.stack([sum(z[n, k] * found[:, k] for k in range(mu.shape[1])) for n in range(len(z))], 1))
+        rebuilt.append(
+            torch.stack(
+                [sum(z[n, k] * found[:, k] for k in range(mu.shape[1])) for n in range(len(z))], 1
+            )
+        )
         bases.append(found)
     return torch.stack(rebuilt).view_as(x), torch.stack(bases)
 
@@ -410,9 +531,16 @@ def test_rebuilt_map_is_a_mixture_of_the_bases():
     assert (mu.norm(dim=1) - 1).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize('values, wanted', [
-    (dict(), set()), (dict(update='none'), set()), (dict(grad=True), {'conv1.weight', 'conv1.bias'}),
-    (dict(update='learnt'), {'mu', 'conv1.weight', 'conv1.bias'}), (dict(update='none', grad=True), {'conv1.weight', 'conv1.bias'})])
+@pytest.mark.parametrize(
+    'values, wanted',
+    [
+        (dict(), set()),
+        (dict(update='none'), set()),
+        (dict(grad=True), {'conv1.weight', 'conv1.bias'}),
+        (dict(update='learnt'), {'mu', 'conv1.weight', 'conv1.bias'}),
+        (dict(update='none', grad=True), {'conv1.weight', 'conv1.bias'}),
+    ],
+)
 def test_what_gets_a_gradient(values, wanted):
     m = unit(**values)
     x = torch.randn(2, 12, 5, 5, requires_grad=True)
@@ -420,9 +548,13 @@ def test_what_gets_a_gradient(values, wanted):
     y.square().sum().backward()
     got = {k for k, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert got == wanted | {'conv2.0.weight', 'conv2.1.weight', 'conv2.1.bias'}
-    assert got == {k for k, p in m.named_parameters() if p.requires_grad}, 'what gets none must be frozen'
+    assert got == {k for k, p in m.named_parameters() if p.requires_grad}, (
+        'what gets none must be frozen'
+    )
     assert mu.requires_grad == (values.get('update') == 'learnt')
-    assert ('mu' in dict(m.named_parameters())) == (values.get('update') == 'learnt') and 'mu' in m.state_dict()
+    assert ('mu' in dict(m.named_parameters())) == (
+        values.get('update') == 'learnt'
+    ) and 'mu' in m.state_dict()
 
 
 def test_gradient_through_z_is_right():
@@ -430,9 +562,24 @@ def test_gradient_through_z_is_right():
     m = unit(c=4, k=3, stages=1, grad=True).double().eval()
     x = torch.randn(1, 4, 3, 3).double().requires_grad_()
     mu = m.attend(x)[1].detach()
-    by_hand = lambda x: F.relu(m.conv2(F.relu((torch.softmax(m.conv1(x).flatten(2).transpose(1, 2) @ m.mu[0], 2) @ mu.transpose(1, 2))
-                                              .transpose(1, 2).view_as(x))) + x)
-    assert_close(torch.autograd.grad(m(x)[0].square().sum(), x)[0], torch.autograd.grad(by_hand(x).square().sum(), x)[0], 1e-9)
+    by_hand = lambda x: F.relu(
+        m.conv2(
+            F.relu(
+                (
+                    torch.softmax(m.conv1(x).flatten(2).transpose(1, 2) @ m.mu[0], 2)
+                    @ mu.transpose(1, 2)
+                )
+                .transpose(1, 2)
+                .view_as(x)
+            )
+        )
+        + x
+    )
+    assert_close(
+        torch.autograd.grad(m(x)[0].square().sum(), x)[0],
+        torch.autograd.grad(by_hand(x).square().sum(), x)[0],
+        1e-9,
+    )
 
 
 def test_moving_average_of_the_bases():
@@ -462,9 +609,25 @@ def test_stages_of_the_evaluation():
 
 
 def test_unit_takes_its_settings():
-    small_net(EM_MOM=0.7, EM_NORM='layer', EM_GRAD=True, STAGE_NUM=2, TEST_STAGE_NUM=4, EM_UPDATE='none', BN_MOM=0.25)
+    small_net(
+        EM_MOM=0.7,
+        EM_NORM='layer',
+        EM_GRAD=True,
+        STAGE_NUM=2,
+        TEST_STAGE_NUM=4,
+        EM_UPDATE='none',
+        BN_MOM=0.25,
+    )
     m = network.build().emau
-    assert (m.momentum, m.norm, m.grad, m.stage_num, m.test_stage_num, m.update, m.conv2[1].momentum) == (0.7, 'layer', True, 2, 4, 'none', 0.25)
+    assert (
+        m.momentum,
+        m.norm,
+        m.grad,
+        m.stage_num,
+        m.test_stage_num,
+        m.update,
+        m.conv2[1].momentum,
+    ) == (0.7, 'layer', True, 2, 4, 'none', 0.25)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """Pictures of train ids: files, names, colours, legends, contact sheets, charts. Nothing here warns."""
+
 import itertools
 import os
 
@@ -33,11 +34,21 @@ def test_a_palette_png_holds_indices_and_colours(tmp_path):
     with Image.open(path) as picture:
         assert picture.mode == 'P' and (np.array(picture) == ids).all()
         shown = np.array(picture.convert('RGB'))
-    assert (shown == pictures.colour(ids, COLOURS)).all() and (shown[ids < 4] == COLOURS[ids[ids < 4]]).all()
+    assert (shown == pictures.colour(ids, COLOURS)).all() and (
+        shown[ids < 4] == COLOURS[ids[ids < 4]]
+    ).all()
     assert shown[0, 0].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize('pixels', [noise(5, 9), noise(1, 1), noise(6, 6)[:, ::-1], np.arange(35).reshape(5, 7).astype(np.uint16) * 1000])
+@pytest.mark.parametrize(
+    'pixels',
+    [
+        noise(5, 9),
+        noise(1, 1),
+        noise(6, 6)[:, ::-1],
+        np.arange(35).reshape(5, 7).astype(np.uint16) * 1000,
+    ],
+)
 def test_pixels_come_back(tmp_path, pixels):
     pictures.save(str(tmp_path / 'p.png'), pixels)
     assert (read(tmp_path / 'p.png') == pixels).all() and os.listdir(tmp_path) == ['p.png']
@@ -52,6 +63,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         f.flush()
         assert (read(path) == before).all()  # while it is being written, too
         raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(Image.Image, 'save', full)
     for place in (path, tmp_path / 'new' / 'q.png'):
         with pytest.raises(OSError, match='No space left'):
@@ -60,15 +72,18 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / 'new') == [] and sorted(os.listdir(tmp_path)) == ['new', 'p.png']
 
 
-@pytest.mark.parametrize('paths, wanted', [
-    (['/d/a.png', '/e/b.jpg'], ['a', 'b']),
-    (['/d/a.b.png', '/d/a.png'], ['a.b', 'a']),
-    (['/d/x/a.png', '/d/y/a.png', '/d/b.png'], ['x/a', 'y/a', 'b']),
-    (['/d/a.png', '/d/a.jpg', '/d/b.png'], ['a.png', 'a.jpg', 'b.png']),
-    (['/d/x/a.png', '/d/x/a.jpg', '/d/y/a.png'], ['x/a.png', 'x/a.jpg', 'y/a.png']),
-    (['x/a.png', './y/a.png'], ['x/a', 'y/a']),
-    (['/d/ü.png'], ['ü']),
-])
+@pytest.mark.parametrize(
+    'paths, wanted',
+    [
+        (['/d/a.png', '/e/b.jpg'], ['a', 'b']),
+        (['/d/a.b.png', '/d/a.png'], ['a.b', 'a']),
+        (['/d/x/a.png', '/d/y/a.png', '/d/b.png'], ['x/a', 'y/a', 'b']),
+        (['/d/a.png', '/d/a.jpg', '/d/b.png'], ['a.png', 'a.jpg', 'b.png']),
+        (['/d/x/a.png', '/d/x/a.jpg', '/d/y/a.png'], ['x/a.png', 'x/a.jpg', 'y/a.png']),
+        (['x/a.png', './y/a.png'], ['x/a', 'y/a']),
+        (['/d/ü.png'], ['ü']),
+    ],
+)
 def test_stems_tell_all_apart(paths, wanted):
     assert pictures.stems(paths) == wanted
 
@@ -77,9 +92,15 @@ def test_stems_tell_all_apart(paths, wanted):
 
 
 def test_errors_are_right_wrong_or_void():
-    label, pred = np.array([[0, 0, 1], [1, 255, 11]], np.uint8), np.array([[0, 1, 1], [0, 255, 0]], np.uint8)
+    label, pred = (
+        np.array([[0, 0, 1], [1, 255, 11]], np.uint8),
+        np.array([[0, 1, 1], [0, 255, 0]], np.uint8),
+    )
     found = pictures.errors(label, pred, 11)
-    wanted = [[pictures.RIGHT, pictures.WRONG, pictures.RIGHT], [pictures.WRONG, pictures.VOID, pictures.VOID]]
+    wanted = [
+        [pictures.RIGHT, pictures.WRONG, pictures.RIGHT],
+        [pictures.WRONG, pictures.VOID, pictures.VOID],
+    ]
     assert found.dtype == np.uint8 and found.tolist() == np.array(wanted).tolist()
 
 
@@ -95,7 +116,9 @@ def test_an_overlay_is_half_and_half():
 
 
 def many(n):
-    return np.random.default_rng(1).integers(30, 220, (n, 3), np.uint8), [f'class number {i}' for i in range(n)]
+    return np.random.default_rng(1).integers(30, 220, (n, 3), np.uint8), [
+        f'class number {i}' for i in range(n)
+    ]
 
 
 def test_a_legend_shows_what_occurs_most_frequent_first():
@@ -110,30 +133,51 @@ def test_a_legend_shows_what_occurs_most_frequent_first():
     assert places[3][0].tolist() == [5, 5]
 
 
-@pytest.mark.parametrize('ids', [np.full((4, 4), 255), np.zeros((1, 1)), np.arange(4)[None], np.arange(4).reshape(2, 2, 1)], ids=['no class', '1x1', '4x1', 'two'])
+@pytest.mark.parametrize(
+    'ids',
+    [np.full((4, 4), 255), np.zeros((1, 1)), np.arange(4)[None], np.arange(4).reshape(2, 2, 1)],
+    ids=['no class', '1x1', '4x1', 'two'],
+)
 @pytest.mark.parametrize('width', [1, 56, 3000])
 def test_legends_of_odd_inputs(ids, width):
     found = pictures.legend(ids.astype(np.uint8), NAMES, COLOURS, width)
     assert found.dtype == np.uint8 and found.shape[1:] == (width, 3) and found.shape[0] >= 4
     if width > 1:
-        assert (found.min() == 255) == (ids.min() == 255)  # there is something on it, if there is a class
+        assert (found.min() == 255) == (
+            ids.min() == 255
+        )  # there is something on it, if there is a class
 
 
 def test_a_legend_of_171_classes():
     colours, names = many(171)
     ids = np.arange(171, dtype=np.uint8)[None].repeat(3, 0)
     found = pictures.legend(ids, names, colours, 500)
-    assert {*map(tuple, colours.tolist())} <= {*map(tuple, np.unique(found.reshape(-1, 3), axis=0).tolist())}
+    assert {*map(tuple, colours.tolist())} <= {
+        *map(tuple, np.unique(found.reshape(-1, 3), axis=0).tolist())
+    }
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (40, 60), (90, 3), (700, 2000)])
 def test_sheets_of_odd_pictures(shape):
-    tiles = [('first', noise(*shape)), ('', noise(1, 1)), ('Bäume über Öl, 道 ' * 9, noise(90, 1)), ('wide', noise(2, 90)), ('as first', noise(*shape))]
+    tiles = [
+        ('first', noise(*shape)),
+        ('', noise(1, 1)),
+        ('Bäume über Öl, 道 ' * 9, noise(90, 1)),
+        ('wide', noise(2, 90)),
+        ('as first', noise(*shape)),
+    ]
     for columns, width in itertools.product((1, 4, 8), (20, 300)):
         found = pictures.sheet(tiles, columns, width)
-        height, caption = min(2 * width, round(width * shape[0] / shape[1])), round(1.5 * max(10, width // 22))
+        height, caption = (
+            min(2 * width, round(width * shape[0] / shape[1])),
+            round(1.5 * max(10, width // 22)),
+        )
         assert found.dtype == np.uint8
-        assert found.shape == (-(-5 // columns) * (height + caption + 4), min(5, columns) * (width + 4), 3)
+        assert found.shape == (
+            -(-5 // columns) * (height + caption + 4),
+            min(5, columns) * (width + 4),
+            3,
+        )
 
 
 def test_a_sheet_of_a_very_wide_picture():
@@ -145,7 +189,11 @@ def test_a_sheet_shows_the_pictures_row_by_row():
     tiles = [(f'{i}', noise(30, 40, i)) for i in range(3)]
     found = pictures.sheet(tiles, 2, width=40)
     below = 30 + 15 + 4
-    assert (found[:30, :40] == tiles[0][1]).all() and (found[:30, 44:84] == tiles[1][1]).all() and (found[below:below + 30, :40] == tiles[2][1]).all()
+    assert (
+        (found[:30, :40] == tiles[0][1]).all()
+        and (found[:30, 44:84] == tiles[1][1]).all()
+        and (found[below : below + 30, :40] == tiles[2][1]).all()
+    )
     assert found[30:45, :40].min() < 128  # a caption
     assert (found[below:, 44:] == 255).all()
 
@@ -155,9 +203,16 @@ def test_heat_is_ordered_by_use():
     maps[2], maps[0, :3], maps[3, 0, 0] = 0.5, 0.5, 1
     image = noise(50, 60)
     found = pictures.heat(image, maps, 60)
-    assert [caption for caption, _ in found] == ['2: 60.0 %, up to 0.50', '0: 36.0 %, up to 0.50', '3: 4.0 %, up to 1.00', '1: 0.0 %, up to 0.00']
+    assert [caption for caption, _ in found] == [
+        '2: 60.0 %, up to 0.50',
+        '0: 36.0 %, up to 0.50',
+        '3: 4.0 %, up to 1.00',
+        '1: 0.0 %, up to 0.00',
+    ]
     assert all(p.shape == image.shape and p.dtype == np.uint8 for _, p in found)
-    assert found[1][1][:20].mean() > 1.5 * found[1][1][40:].mean()  # bright above, where it is in use
+    assert (
+        found[1][1][:20].mean() > 1.5 * found[1][1][40:].mean()
+    )  # bright above, where it is in use
     assert np.ptp(found[3][1], 2).max() == 0  # the grey picture
 
 
@@ -168,7 +223,10 @@ def test_heat_of_one_pixel():
 def test_heat_of_large_pictures_is_small():
     """Many maps of a street scene, or of a strip, are never held at its size."""
     for size, wanted in (((400, 800), (80, 160)), ((4000, 8), (320, 1))):
-        assert all(p.shape == (*wanted, 3) for _, p in pictures.heat(noise(*size), np.ones((3, 4, 4), np.float32), 160))
+        assert all(
+            p.shape == (*wanted, 3)
+            for _, p in pictures.heat(noise(*size), np.ones((3, 4, 4), np.float32), 160)
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- charts
@@ -177,11 +235,16 @@ def test_heat_of_large_pictures_is_small():
 @pytest.mark.parametrize('n', [1, 2, 12, 171])
 def test_charts(n):
     names = [f'Fläche {i}' for i in range(n)]
-    matrix = np.random.default_rng(0).integers(0, 10 ** 9, (n, n))
-    matrix[n // 2:] = 0  # not in the labels
+    matrix = np.random.default_rng(0).integers(0, 10**9, (n, n))
+    matrix[n // 2 :] = 0  # not in the labels
     iou = [i / n if i % 3 else None for i in range(n)]
     for found in (pictures.confusion(matrix, names), pictures.bars(iou, names, 'Title: 3 %')):
-        assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 and min(found.shape[:2]) > 50
+        assert (
+            found.dtype == np.uint8
+            and found.ndim == 3
+            and found.shape[2] == 3
+            and min(found.shape[:2]) > 50
+        )
         assert np.ptp(found) > 100
 
 
@@ -196,7 +259,10 @@ def blue(picture):
 
 def test_charts_show_their_numbers():
     """Rows of a confusion matrix are shares of their own sum; bars of present classes alone, longer ones above."""
-    right, wrong = (blue(pictures.confusion(np.array(m), ['a', 'b'])[:, :-150]) for m in ([[9, 0], [0, 10 ** 6]], [[0, 9], [10 ** 6, 0]]))
+    right, wrong = (
+        blue(pictures.confusion(np.array(m), ['a', 'b'])[:, :-150])
+        for m in ([[9, 0], [0, 10**6]], [[0, 9], [10**6, 0]])
+    )
     assert 0.9 < right.sum() / wrong.sum() < 1.1 and (right & wrong).sum() < 0.2 * right.sum()
     found = blue(pictures.bars([0.25, None, 1.0], ['a', 'b', 'c'], 'some')).sum(1)
     lengths = [n for n, _ in itertools.groupby(found[found > 30])]
@@ -206,4 +272,8 @@ def test_charts_show_their_numbers():
 def test_charts_take_names_as_they_are():
     """... and do not set them as formulas."""
     names = ['$x^$', '5 $', '_', '{']
-    assert pictures.confusion(np.eye(4), names).shape[2] == pictures.bars([1.0] * 4, names, '$\\no{formula$').shape[2] == 3
+    assert (
+        pictures.confusion(np.eye(4), names).shape[2]
+        == pictures.bars([1.0] * 4, names, '$\\no{formula$').shape[2]
+        == 3
+    )

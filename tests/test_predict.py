@@ -1,4 +1,5 @@
 """predict.py end to end: pictures of all kinds, folders, patterns, videos, and what is wrong with some of them."""
+
 import os
 import shutil
 
@@ -35,7 +36,10 @@ def scene(seed, h=60, w=80):
 def put_picture(path, pixels, palette=False, **how):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if palette:
-        colours, pixels = (a.astype(np.uint8) for a in np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True))
+        colours, pixels = (
+            a.astype(np.uint8)
+            for a in np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+        )
         pixels = pixels.reshape(60, 80)
     picture = Image.fromarray(pixels)
     if palette:
@@ -86,8 +90,19 @@ def test_pictures_of_all_kinds_in_folders(again):
     exif[0x112] = 6  # lies on its side
     grey = scene(2)[..., 1]
     clear = np.dstack([scene(4), blocks(60, 80, seed=5) * 23])
-    wanted = {'rgb': scene(1), 'a/grey': grey[..., None].repeat(3, 2), 'a/b c/16 bit': grey[..., None].repeat(3, 2), 'a/b c/clear': scene(4), 'Öl': scene(6),
-              'turned': np.rot90(scene(7), -1), 'moving': scene(8), 'x.y': scene(9), 'odd': scene(11, 37, 53), 'web': scene(12), 'wide': scene(13, 17, 200)}
+    wanted = {
+        'rgb': scene(1),
+        'a/grey': grey[..., None].repeat(3, 2),
+        'a/b c/16 bit': grey[..., None].repeat(3, 2),
+        'a/b c/clear': scene(4),
+        'Öl': scene(6),
+        'turned': np.rot90(scene(7), -1),
+        'moving': scene(8),
+        'x.y': scene(9),
+        'odd': scene(11, 37, 53),
+        'web': scene(12),
+        'wide': scene(13, 17, 200),
+    }
     folder = str(again.pics)
     put_picture(f'{folder}/rgb.png', scene(1))
     put_picture(f'{folder}/a/grey.png', grey)
@@ -95,7 +110,13 @@ def test_pictures_of_all_kinds_in_folders(again):
     put_picture(f'{folder}/a/b c/clear.png', clear)
     put_picture(f'{folder}/Öl.PNG', scene(6), palette=True)
     put_picture(f'{folder}/turned.png', scene(7), exif=exif)
-    put_picture(f'{folder}/moving.gif', scene(8), palette=True, save_all=True, append_images=[Image.fromarray(scene(99))])
+    put_picture(
+        f'{folder}/moving.gif',
+        scene(8),
+        palette=True,
+        save_all=True,
+        append_images=[Image.fromarray(scene(99))],
+    )
     put_picture(f'{folder}/x.y.bmp', scene(9))
     put_picture(f'{folder}/odd.tif', scene(11, 37, 53))
     put_picture(f'{folder}/web.webp', scene(12), lossless=True)
@@ -116,13 +137,21 @@ def test_pictures_of_all_kinds_in_folders(again):
         assert alike(found, ids), name
         h, w = ids.shape
         over = read(again.out / 'overlay' / f'{name}.png')
-        assert (over[:h, :w] == pictures.overlay(image, COLOURS[found])).all() and over.shape[0] > h and over.shape[1] == max(w, 320), name
+        assert (
+            (over[:h, :w] == pictures.overlay(image, COLOURS[found])).all()
+            and over.shape[0] > h
+            and over.shape[1] == max(w, 320)
+        ), name
         share = np.load(again.out / 'probabilities' / f'{name}.npy')
         assert share.dtype == np.float16 and share.shape == (11, h, w)
         assert np.abs(share.astype(float).sum(0) - 1).max() < 5e-3
-        assert (np.take_along_axis(share, found[None].astype(int), 0) == share.max(0)).all()  # halves may tie
-        tile = read(again.out / 'bases' / f'{name}.png')[:round(240 * h / w), :240]
-        assert (tile == pictures.fit(image, 240, round(240 * h / w))).all() and read(again.out / 'bases' / f'{name}.png').shape[1] == (2 + 4) * 244
+        assert (
+            np.take_along_axis(share, found[None].astype(int), 0) == share.max(0)
+        ).all()  # halves may tie
+        tile = read(again.out / 'bases' / f'{name}.png')[: round(240 * h / w), :240]
+        assert (tile == pictures.fit(image, 240, round(240 * h / w))).all() and read(
+            again.out / 'bases' / f'{name}.png'
+        ).shape[1] == (2 + 4) * 244
 
 
 @torch.no_grad()
@@ -134,22 +163,34 @@ def test_bases_share_the_pixels(again):
     inference.scores(net, image, inference.protocol())
     handle.remove()
     z = net.attention(image)
-    assert z.shape[1] == 4 and torch.allclose(z.sum(1), torch.ones(()), atol=1e-5) and z.std() > 1e-3
+    assert (
+        z.shape[1] == 4 and torch.allclose(z.sum(1), torch.ones(()), atol=1e-5) and z.std() > 1e-3
+    )
     assert torch.allclose(z, net.emau(seen[0], maps=True)[2], atol=1e-4)
 
 
 def test_the_smallest_picture(again):
     """One pixel, enlarged for the network."""
-    predicted(again, put_picture(f'{again.pics}/dot.png', scene(1, 1, 1)), 'TEST_BASE_SIZE=65', '--bases')
-    assert ids_of(again.out / 'index' / 'dot.png').shape == (1, 1) and (again.out / 'bases' / 'dot.png').exists()
+    predicted(
+        again, put_picture(f'{again.pics}/dot.png', scene(1, 1, 1)), 'TEST_BASE_SIZE=65', '--bases'
+    )
+    assert (
+        ids_of(again.out / 'index' / 'dot.png').shape == (1, 1)
+        and (again.out / 'bases' / 'dot.png').exists()
+    )
 
 
 def test_the_settings_of_evaluation_count(again):
     path = put_picture(f'{again.pics}/a.png', scene(1))
     args = 'TEST_SCALES=0.75,1.5', 'TEST_FLIP=True', 'TEST_CROP=49'
-    assert 'views: scales 0.75, 1.5; mirror images; windows of 49x49' in predicted(again, path, *args)
+    assert 'views: scales 0.75, 1.5; mirror images; windows of 49x49' in predicted(
+        again, path, *args
+    )
     found, plain = ids_of(again.out / 'index' / 'a.png'), answers(loaded(again), [scene(1)])[0]
-    assert alike(found, answers(loaded(again, *args), [scene(1)])[0]) and (found != plain).mean() > 1e-3
+    assert (
+        alike(found, answers(loaded(again, *args), [scene(1)])[0])
+        and (found != plain).mean() > 1e-3
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- names of files
@@ -161,32 +202,58 @@ def test_two_files_of_one_stem_do_not_overwrite_each_other(again):
     put_picture(f'{again.pics}/one.bmp', scene(2, 66, 72))
     put_picture(f'{again.pics}/two.png', scene(3))
     folder = again.logs / 'tiny' / 'predictions'
-    assert f'2 of 2 written to {folder}: overlay index' in again.ok('predict.py', f'{again.pics}/on*')
-    assert sorted(snapshot(folder)) == [f'{kind}/one.{end}.png' for kind in ('index', 'overlay') for end in ('bmp', 'png')]
+    assert f'2 of 2 written to {folder}: overlay index' in again.ok(
+        'predict.py', f'{again.pics}/on*'
+    )
+    assert sorted(snapshot(folder)) == [
+        f'{kind}/one.{end}.png' for kind in ('index', 'overlay') for end in ('bmp', 'png')
+    ]
     for end, ids in zip(('png', 'bmp'), answers(loaded(again), [scene(1), scene(2, 66, 72)])):
         assert alike(ids_of(folder / 'index' / f'one.{end}.png'), ids)
 
 
-@pytest.mark.parametrize('words, wanted', [
-    (['p'], {'p/a.png': 'a', 'p/x/b.jpg': 'x/b', 'p/x/y/c.mp4': 'x/y/c'}),
-    (['p/'], {'p/a.png': 'a', 'p/x/b.jpg': 'x/b', 'p/x/y/c.mp4': 'x/y/c'}),
-    (['p/x/b.jpg', 'p/a.png'], {'p/x/b.jpg': 'b', 'p/a.png': 'a'}),
-    (['p/*.png'], {'p/a.png': 'a'}),
-    (['p/**/*.*'], {'p/a.png': 'a', 'p/x/b.jpg': 'b', 'p/x/y/c.mp4': 'c'}),
-    (['p/a.png', 'p/*.png', 'p/a.png'], {'p/a.png': 'a'}),
-    (['q/a.png', 'p/a.png'], {'q/a.png': 'q/a', 'p/a.png': 'p/a'}),
-    (['p', 'q'], {'p/a.png': 'p/a', 'p/x/b.jpg': 'p/x/b', 'p/x/y/c.mp4': 'p/x/y/c', 'q/a.png': 'q/a', 'q/[1].png': 'q/[1]'}),
-    (['q/[1].png'], {'q/[1].png': '[1]'}),
-    (['r'], {'r/x/a.png': 'x/a.png', 'r/x/a.jpg': 'x/a.jpg'}),
-    (['p/a.png', './p/a.png', 'q/../p/a.png'], {'p/a.png': 'a'}),
-])
+@pytest.mark.parametrize(
+    'words, wanted',
+    [
+        (['p'], {'p/a.png': 'a', 'p/x/b.jpg': 'x/b', 'p/x/y/c.mp4': 'x/y/c'}),
+        (['p/'], {'p/a.png': 'a', 'p/x/b.jpg': 'x/b', 'p/x/y/c.mp4': 'x/y/c'}),
+        (['p/x/b.jpg', 'p/a.png'], {'p/x/b.jpg': 'b', 'p/a.png': 'a'}),
+        (['p/*.png'], {'p/a.png': 'a'}),
+        (['p/**/*.*'], {'p/a.png': 'a', 'p/x/b.jpg': 'b', 'p/x/y/c.mp4': 'c'}),
+        (['p/a.png', 'p/*.png', 'p/a.png'], {'p/a.png': 'a'}),
+        (['q/a.png', 'p/a.png'], {'q/a.png': 'q/a', 'p/a.png': 'p/a'}),
+        (
+            ['p', 'q'],
+            {
+                'p/a.png': 'p/a',
+                'p/x/b.jpg': 'p/x/b',
+                'p/x/y/c.mp4': 'p/x/y/c',
+                'q/a.png': 'q/a',
+                'q/[1].png': 'q/[1]',
+            },
+        ),
+        (['q/[1].png'], {'q/[1].png': '[1]'}),
+        (['r'], {'r/x/a.png': 'x/a.png', 'r/x/a.jpg': 'x/a.jpg'}),
+        (['p/a.png', './p/a.png', 'q/../p/a.png'], {'p/a.png': 'a'}),
+    ],
+)
 def test_names_of_inputs(tmp_path, monkeypatch, words, wanted):
-    for name in ('p/a.png', 'p/x/b.jpg', 'p/x/y/c.mp4', 'q/a.png', 'q/[1].png', 'r/x/a.png', 'r/x/a.jpg'):
+    for name in (
+        'p/a.png',
+        'p/x/b.jpg',
+        'p/x/y/c.mp4',
+        'q/a.png',
+        'q/[1].png',
+        'r/x/a.png',
+        'r/x/a.jpg',
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     found = predict.inputs(words)
-    assert {os.path.normpath(path): name for path, name in found} == wanted and len(found) == len(wanted)
+    assert {os.path.normpath(path): name for path, name in found} == wanted and len(found) == len(
+        wanted
+    )
 
 
 # ------------------------------------------------------------------------------------------------ comparing, and videos
@@ -203,7 +270,7 @@ def test_comparing_two_checkpoints(kept, again):
     wanted = [image, *shown, np.where((a != b)[..., None], shown[1], image // 4 + 160)]
     assert 0.02 < (a != b).mean() < 0.98
     for tile, (y, x) in zip(wanted, [(0, 0), (0, 404), (below, 0), (below, 404)]):
-        assert (found[y:y + 66, x:x + 400] != tile).any(2).mean() < 1e-3
+        assert (found[y : y + 66, x : x + 400] != tile).any(2).mean() < 1e-3
 
 
 def make_video(path, count, w=64, h=48, code='mp4v'):
@@ -230,10 +297,19 @@ def test_a_video_gives_as_many_frames(again, name, args):
     path = make_video(f'{again.pics}/{name}', 7)
     put_picture(f'{again.pics}/still.png', scene(1))
     assert f'2 of 2 written to {again.out}: overlay index' in predicted(again, again.pics, *args)
-    assert sorted(snapshot(again.out)) == ['index/still.png', f'overlay/{name[0]}.mp4', 'overlay/still.png']
-    (source, rate), (found, rate_found) = frames(path), frames(again.out / 'overlay' / f'{name[0]}.mp4')
+    assert sorted(snapshot(again.out)) == [
+        'index/still.png',
+        f'overlay/{name[0]}.mp4',
+        'overlay/still.png',
+    ]
+    (source, rate), (found, rate_found) = (
+        frames(path),
+        frames(again.out / 'overlay' / f'{name[0]}.mp4'),
+    )
     assert len(source) == len(found) == 7 and rate == rate_found == 10
-    wanted = [pictures.overlay(i, COLOURS[ids]) for i, ids in zip(source, answers(loaded(again), source))]
+    wanted = [
+        pictures.overlay(i, COLOURS[ids]) for i, ids in zip(source, answers(loaded(again), source))
+    ]
     far = np.array([[np.abs(f.astype(int) - w).mean() for w in wanted] for f in found])
     assert (far.argmin(1) == range(7)).all() and far.diagonal().max() < 15, far.round(1)
 
@@ -241,8 +317,12 @@ def test_a_video_gives_as_many_frames(again, name, args):
 # ---------------------------------------------------------------------------------------------------------- mistakes
 
 
-BAD = {'cut.png': lambda data: data[:len(data) // 2], 'empty.jpg': lambda data: b'',
-       'film.mp4': lambda data: b'no film\n', 'text.webp': lambda data: b'no picture\n'}
+BAD = {
+    'cut.png': lambda data: data[: len(data) // 2],
+    'empty.jpg': lambda data: b'',
+    'film.mp4': lambda data: b'no film\n',
+    'text.webp': lambda data: b'no picture\n',
+}
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -257,18 +337,32 @@ def test_bad_files_among_good_ones(again, workers):
     assert found.status == 1 and 'Traceback' not in found.err, found
     assert f'2 of 7 written to {again.out}' in found.out
     lines = [line for line in found.err.split('\n') if 'predict.py: ' in line]
-    assert len(lines) == 5 and all(any(f'predict.py: {again.pics / name}: ' in line for line in lines) for name in [*BAD, 'lost.png']), found.err
-    assert sorted(snapshot(again.out)) == [f'{kind}/{name}.png' for kind in ('index', 'overlay') for name in 'az']
+    assert len(lines) == 5 and all(
+        any(f'predict.py: {again.pics / name}: ' in line for line in lines)
+        for name in [*BAD, 'lost.png']
+    ), found.err
+    assert sorted(snapshot(again.out)) == [
+        f'{kind}/{name}.png' for kind in ('index', 'overlay') for name in 'az'
+    ]
 
 
 def test_a_picture_smaller_than_the_stride_among_others(again):
     """It is predicted, or it is named and the others are predicted."""
-    for name, image in (('a', scene(1)), ('dot', scene(1, 1, 1)), ('strip', scene(2, 3, 90)), ('z', scene(3))):
+    for name, image in (
+        ('a', scene(1)),
+        ('dot', scene(1, 1, 1)),
+        ('strip', scene(2, 3, 90)),
+        ('z', scene(3)),
+    ):
         put_picture(f'{again.pics}/{name}.png', image)
     found = again.run('predict.py', again.pics, f'SAVE_DIR={again.out}')
     assert 'Traceback' not in found.err and (again.out / 'index' / 'a.png').exists()
     for name in ('dot', 'strip'):
-        assert (again.out / 'index' / f'{name}.png').exists() or found.status == 1 and f'{name}.png' in found.err, found.err
+        assert (
+            (again.out / 'index' / f'{name}.png').exists()
+            or found.status == 1
+            and f'{name}.png' in found.err
+        ), found.err
     assert (again.out / 'index' / 'z.png').exists()
 
 
@@ -277,66 +371,129 @@ def test_a_film_smaller_than_the_stride_among_others(again):
     make_video(f'{again.pics}/a.mp4', 2, 8, 8)
     make_video(f'{again.pics}/odd.mp4', 3, 97, 65)
     found = again.run('predict.py', again.pics, f'SAVE_DIR={again.out}')
-    assert 'Traceback' not in found.err and (again.out / 'index' / 'a.png.png').exists() and not list(again.out.rglob('*.part*'))
-    (source, _), (shown, _) = frames(f'{again.pics}/odd.mp4'), frames(again.out / 'overlay' / 'odd.mp4.mp4')
+    assert (
+        'Traceback' not in found.err
+        and (again.out / 'index' / 'a.png.png').exists()
+        and not list(again.out.rglob('*.part*'))
+    )
+    (source, _), (shown, _) = (
+        frames(f'{again.pics}/odd.mp4'),
+        frames(again.out / 'overlay' / 'odd.mp4.mp4'),
+    )
     assert len(shown) == len(source) == 3 and shown[0].shape == source[0].shape
-    assert (again.out / 'overlay' / 'a.mp4.mp4').exists() or found.status == 1 and f'{again.pics}/a.mp4' in found.err
+    assert (
+        (again.out / 'overlay' / 'a.mp4.mp4').exists()
+        or found.status == 1
+        and f'{again.pics}/a.mp4' in found.err
+    )
 
 
-@pytest.mark.parametrize('args, status, words', [
-    ('', 2, ['name pictures', 'python predict.py photo.jpg']),
-    ('{0}/*.tif', 1, ['{0}/*.tif: there is no such file', 'pattern']),
-    ('{0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
-    ('{0}/pics/a.png {0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
-    ('{0}/empty', 1, ['{0}/empty: there is no picture in this folder']),
-    ('{0}/pics/a.png --base', 2, ['--base: there is no such flag', 'did you mean --bases?']),
-    ('{0}/pics/a.png --probs', 2, ['--probs: there is no such flag', 'did you mean --probabilities?']),
-    ('{0}/pics/a.png --xyz', 2, ['--xyz: there is no such flag', '--compare A.pth B.pth']),
-    ('{0}/pics/a.png --bases=3', 2, ['--bases takes no value']),
-    ('{0}/pics/a.png --compare A.pth', 2, ['--compare takes 2 values: --compare A.pth B.pth']),
-    ('{0}/pics/a.png --compare A.pth --bases', 2, ['--compare takes 2 values']),
-    ('{0}/pics/a.png --compare A.pth B.pth --bases', 2, ['--compare goes alone']),
-    ('{0}/pics/a.png --probabilities --compare=A.pth B.pth', 2, ['--compare goes alone']),
-    ('{0}/pics/a.png --compare A.pth B.pth', 1, ['A.pth: there is no such checkpoint']),
-    ('{0}/pics/a.png --bases HEAD=fcn', 2, ['--bases shows the bases of the EM unit', 'HEAD=fcn', 'HEAD=ema']),
-    ('{0}/pics --bases', 2, ['{0}/pics/film.mp4: of videos there are overlays alone', '--bases']),
-    ('{0}/pics --probabilities', 2, ['{0}/pics/film.mp4: of videos', '--probabilities']),
-    ('{0}/pics/a.png CHECKPOINT={0}/none.pth', 1, ['{0}/none.pth: there is no such checkpoint']),
-    ('{0}/pics/a.png NAME=new', 1, ['no checkpoint to evaluate', 'new/best.pth', 'CHECKPOINT=FILE']),
-    ('{0}/pics/a.png TEST_SCALE=1', 2, ['no setting TEST_SCALE', 'did you mean TEST_SCALES?']),
-    ('{0}/pics/a.png mine.py', 2, ['mine.py: there is no such recipe']),
-])
+@pytest.mark.parametrize(
+    'args, status, words',
+    [
+        ('', 2, ['name pictures', 'python predict.py photo.jpg']),
+        ('{0}/*.tif', 1, ['{0}/*.tif: there is no such file', 'pattern']),
+        ('{0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
+        ('{0}/pics/a.png {0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
+        ('{0}/empty', 1, ['{0}/empty: there is no picture in this folder']),
+        ('{0}/pics/a.png --base', 2, ['--base: there is no such flag', 'did you mean --bases?']),
+        (
+            '{0}/pics/a.png --probs',
+            2,
+            ['--probs: there is no such flag', 'did you mean --probabilities?'],
+        ),
+        ('{0}/pics/a.png --xyz', 2, ['--xyz: there is no such flag', '--compare A.pth B.pth']),
+        ('{0}/pics/a.png --bases=3', 2, ['--bases takes no value']),
+        ('{0}/pics/a.png --compare A.pth', 2, ['--compare takes 2 values: --compare A.pth B.pth']),
+        ('{0}/pics/a.png --compare A.pth --bases', 2, ['--compare takes 2 values']),
+        ('{0}/pics/a.png --compare A.pth B.pth --bases', 2, ['--compare goes alone']),
+        ('{0}/pics/a.png --probabilities --compare=A.pth B.pth', 2, ['--compare goes alone']),
+        ('{0}/pics/a.png --compare A.pth B.pth', 1, ['A.pth: there is no such checkpoint']),
+        (
+            '{0}/pics/a.png --bases HEAD=fcn',
+            2,
+            ['--bases shows the bases of the EM unit', 'HEAD=fcn', 'HEAD=ema'],
+        ),
+        (
+            '{0}/pics --bases',
+            2,
+            ['{0}/pics/film.mp4: of videos there are overlays alone', '--bases'],
+        ),
+        ('{0}/pics --probabilities', 2, ['{0}/pics/film.mp4: of videos', '--probabilities']),
+        (
+            '{0}/pics/a.png CHECKPOINT={0}/none.pth',
+            1,
+            ['{0}/none.pth: there is no such checkpoint'],
+        ),
+        (
+            '{0}/pics/a.png NAME=new',
+            1,
+            ['no checkpoint to evaluate', 'new/best.pth', 'CHECKPOINT=FILE'],
+        ),
+        ('{0}/pics/a.png TEST_SCALE=1', 2, ['no setting TEST_SCALE', 'did you mean TEST_SCALES?']),
+        ('{0}/pics/a.png mine.py', 2, ['mine.py: there is no such recipe']),
+    ],
+)
 def test_mistakes(again, inside, args, status, words):
     put_picture(f'{again.pics}/a.png', scene(1))
     (again.pics / 'film.mp4').write_bytes(b'')
     (again.folder / 'empty').mkdir()
     (again.folder / 'empty' / 'notes.txt').touch()
     args = args.format(again.folder).split()
-    told(inside('predict.py', *again.args(f'SAVE_DIR={again.out}', *args)), status, *(w.format(again.folder) for w in words))
+    told(
+        inside('predict.py', *again.args(f'SAVE_DIR={again.out}', *args)),
+        status,
+        *(w.format(again.folder) for w in words),
+    )
     assert not again.out.exists() and not again.logs.exists()
 
 
-@pytest.mark.parametrize('where, words', [('file', ['{0}/file', 'a file stands where a folder is due']), ('file/below', ['{0}/file/below', 'a file stands']),
-                                          ('folder', ['{0}/folder/index', 'a file stands']), ('/proc/nowhere', ['/proc/nowhere'])])
+@pytest.mark.parametrize(
+    'where, words',
+    [
+        ('file', ['{0}/file', 'a file stands where a folder is due']),
+        ('file/below', ['{0}/file/below', 'a file stands']),
+        ('folder', ['{0}/folder/index', 'a file stands']),
+        ('/proc/nowhere', ['/proc/nowhere']),
+    ],
+)
 def test_folders_that_cannot_be_written(again, where, words):
     put_picture(f'{again.pics}/a.png', scene(1))
     (again.folder / 'file').write_text('precious')
     (again.folder / 'folder').mkdir()
     (again.folder / 'folder' / 'index').write_text('precious')
-    told(again.run('predict.py', again.pics, f'SAVE_DIR={again.folder / where}'), 1, *(w.format(again.folder) for w in words))
-    assert (again.folder / 'file').read_text() == (again.folder / 'folder' / 'index').read_text() == 'precious'
+    told(
+        again.run('predict.py', again.pics, f'SAVE_DIR={again.folder / where}'),
+        1,
+        *(w.format(again.folder) for w in words),
+    )
+    assert (
+        (again.folder / 'file').read_text()
+        == (again.folder / 'folder' / 'index').read_text()
+        == 'precious'
+    )
 
 
 def test_a_film_that_cannot_be_written(again):
     (again.folder / 'file').write_text('precious')
-    told(again.run('predict.py', make_video(f'{again.pics}/a.mp4', 2), f'SAVE_DIR={again.folder}/file'), 1, f'{again.folder}/file', 'a file stands')
+    told(
+        again.run(
+            'predict.py', make_video(f'{again.pics}/a.mp4', 2), f'SAVE_DIR={again.folder}/file'
+        ),
+        1,
+        f'{again.folder}/file',
+        'a file stands',
+    )
 
 
 def test_heads_without_bases(again):
     args = 'HEAD=fcn', f'CHECKPOINT={random_net(again, "HEAD=fcn", run="fcn")}'
     predicted(again, put_picture(f'{again.pics}/a.png', scene(1)), *args)
     assert sorted(snapshot(again.out)) == ['index/a.png', 'overlay/a.png']
-    assert alike(ids_of(again.out / 'index' / 'a.png'), answers(loaded(again, *args, path=again.models / 'fcn' / 'best.pth'), [scene(1)])[0])
+    assert alike(
+        ids_of(again.out / 'index' / 'a.png'),
+        answers(loaded(again, *args, path=again.models / 'fcn' / 'best.pth'), [scene(1)])[0],
+    )
 
 
 def test_its_own_output_is_no_input(again):
@@ -359,7 +516,7 @@ def test_a_film_that_breaks_off(again):
     with open(film, 'rb') as f:
         half = f.read()
     with open(film, 'wb') as f:
-        f.write(half[:len(half) // 2])
+        f.write(half[: len(half) // 2])
     found = again.run('predict.py', film, f'SAVE_DIR={again.out}')
     assert found.status == 1 and 'Traceback' not in found.err and 'film.avi' in found.err
     if 'frames could be decoded' in found.err:

@@ -1,4 +1,5 @@
 """prepare.py: fetching, unpacking, converting and checking, on trees in the makers' layout served by this machine."""
+
 import hashlib
 import http.server
 import io
@@ -59,9 +60,12 @@ class Server:
         if start:
             h.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
         h.send_header('Content-Length', str(len(body) - start))
-        h.send_header('Content-Type', 'text/html; charset=utf-8' if h.path.endswith('page') else 'application/octet-stream')
+        h.send_header(
+            'Content-Type',
+            'text/html; charset=utf-8' if h.path.endswith('page') else 'application/octet-stream',
+        )
         h.end_headers()
-        h.wfile.write(body[start:start + (self.cut or len(body))])
+        h.wfile.write(body[start : start + (self.cut or len(body))])
 
 
 @pytest.fixture(autouse=True)
@@ -103,14 +107,18 @@ def unused_port():
 
 def test_fetch(any_server, tmp_path):
     any_server.files['/a.zip'] = BODY
-    fetch.fetch(any_server.url + '/a.zip', str(tmp_path / 'new' / 'a.zip'), hashlib.md5(BODY).hexdigest())
+    fetch.fetch(
+        any_server.url + '/a.zip', str(tmp_path / 'new' / 'a.zip'), hashlib.md5(BODY).hexdigest()
+    )
     assert (tmp_path / 'new' / 'a.zip').read_bytes() == BODY
     assert tree(tmp_path) == ['new', 'new/a.zip']
 
 
 def test_fetch_goes_on_by_itself(server, tmp_path):
     server.files['/a.zip'], server.cut = BODY, 110_000
-    fetch.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'), hashlib.sha256(BODY).hexdigest()[:8])
+    fetch.fetch(
+        server.url + '/a.zip', str(tmp_path / 'a.zip'), hashlib.sha256(BODY).hexdigest()[:8]
+    )
     assert (tmp_path / 'a.zip').read_bytes() == BODY
     assert [r for _, r in server.asked] == [None, 'bytes=110000-', 'bytes=220000-']
 
@@ -133,7 +141,10 @@ def test_part_that_is_whole_or_too_long(server, tmp_path, length):
 
 def test_server_that_always_breaks_off(any_server, tmp_path):
     any_server.ranges, any_server.cut, any_server.files['/a.zip'] = False, 100_000, BODY
-    with pytest.raises(UserError, match=r'broke off.*0\.1 MB that came are kept.*goes on from there.*put it at .*a\.zip'):
+    with pytest.raises(
+        UserError,
+        match=r'broke off.*0\.1 MB that came are kept.*goes on from there.*put it at .*a\.zip',
+    ):
         fetch.fetch(any_server.url + '/a.zip', str(tmp_path / 'a.zip'))
     assert tree(tmp_path) == ['a.zip.part'] and len(any_server.asked) == 2
 
@@ -146,17 +157,24 @@ def test_wrong_checksum_removes_what_came_only(server, tmp_path):
     assert tree(tmp_path) == ['b.zip']
 
 
-@pytest.mark.parametrize('path, reason', (('/lost.zip', '404'), ('/page', 'web page'), ('/empty', 'empty')))
+@pytest.mark.parametrize(
+    'path, reason', (('/lost.zip', '404'), ('/page', 'web page'), ('/empty', 'empty'))
+)
 def test_nothing_to_be_had(server, tmp_path, path, reason):
     server.files |= {'/page': b'<html>moved</html>', '/empty': b''}
-    with pytest.raises(UserError, match=f'{server.url}{path} could not be fetched .*{reason}.*put it at {tmp_path}/a.zip, and give the same command'):
+    with pytest.raises(
+        UserError,
+        match=f'{server.url}{path} could not be fetched .*{reason}.*put it at {tmp_path}/a.zip, and give the same command',
+    ):
         fetch.fetch(server.url + path, str(tmp_path / 'a.zip'))
     assert tree(tmp_path) == []
 
 
 def test_unreachable_address_keeps_what_came(tmp_path):
     (tmp_path / 'a.zip.part').write_bytes(BODY)
-    with pytest.raises(UserError, match='could not be fetched .*refused.*0.3 MB that came are kept'):
+    with pytest.raises(
+        UserError, match='could not be fetched .*refused.*0.3 MB that came are kept'
+    ):
         fetch.fetch(f'http://127.0.0.1:{unused_port()}/a.zip', str(tmp_path / 'a.zip'))
     assert (tmp_path / 'a.zip.part').read_bytes() == BODY
 
@@ -223,26 +241,50 @@ def test_zip_with_link_and_tar_with_device(tmp_path):
 
 @pytest.mark.parametrize('mode', ('w', 'w:gz', 'w:bz2'))
 def test_links_within_a_tar_become_files(tmp_path, mode):
-    tar_of(tmp_path / 'x', {'top/good/1.txt': b'1', './top/good/2.txt': b'2'}, ('top/good/3.txt', tarfile.SYMTYPE, '1.txt'),
-           ('top/good/4.txt', tarfile.LNKTYPE, 'top/good/1.txt'), mode=mode)
+    tar_of(
+        tmp_path / 'x',
+        {'top/good/1.txt': b'1', './top/good/2.txt': b'2'},
+        ('top/good/3.txt', tarfile.SYMTYPE, '1.txt'),
+        ('top/good/4.txt', tarfile.LNKTYPE, 'top/good/1.txt'),
+        mode=mode,
+    )
     fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
-    assert {p.name: p.read_bytes() for p in (tmp_path / 'to' / 'good').iterdir() if not p.is_symlink()} == {
-        '1.txt': b'1', '2.txt': b'2', '3.txt': b'1', '4.txt': b'1'}
+    assert {
+        p.name: p.read_bytes() for p in (tmp_path / 'to' / 'good').iterdir() if not p.is_symlink()
+    } == {'1.txt': b'1', '2.txt': b'2', '3.txt': b'1', '4.txt': b'1'}
 
 
 def test_unpacking_takes_the_folder_that_is_due_and_merges(tmp_path):
-    zip_of(tmp_path / 'x', {'a/b/train/1.png': b'new', 'a/b/train/sub/2.png': b'2', 'a/b/val/3.png': b'3', 'a/read.me': b'',
-                            '__MACOSX/a/b/train/1.png': b'', 'a/b/train/._1.png': b'', 'a/b/empty/': b''})
+    zip_of(
+        tmp_path / 'x',
+        {
+            'a/b/train/1.png': b'new',
+            'a/b/train/sub/2.png': b'2',
+            'a/b/val/3.png': b'3',
+            'a/read.me': b'',
+            '__MACOSX/a/b/train/1.png': b'',
+            'a/b/train/._1.png': b'',
+            'a/b/empty/': b'',
+        },
+    )
     write(str(tmp_path / 'to' / 'train' / 'mine.png'), blocks(4, 4, 0))
     (tmp_path / 'to' / 'train' / '1.png').write_bytes(b'half')
     fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train|images/train', 'val'))
-    assert tree(tmp_path / 'to') == ['train', 'train/1.png', 'train/mine.png', 'train/sub', 'train/sub/2.png', 'val', 'val/3.png']
+    assert tree(tmp_path / 'to') == [
+        'train',
+        'train/1.png',
+        'train/mine.png',
+        'train/sub',
+        'train/sub/2.png',
+        'val',
+        'val/3.png',
+    ]
     assert (tmp_path / 'to' / 'train' / '1.png').read_bytes() == b'new'
 
 
 @pytest.mark.parametrize('make', (zip_of, tar_of))
 def test_archive_that_is_not_whole(tmp_path, make):
-    make(tmp_path / 'x', {f'train/{i}.png': BODY[i:i + 50_000] for i in range(4)})
+    make(tmp_path / 'x', {f'train/{i}.png': BODY[i : i + 50_000] for i in range(4)})
     (tmp_path / 'x').write_bytes((tmp_path / 'x').read_bytes()[:120_000])
     with pytest.raises(UserError, match='x: this archive is broken or not whole'):
         fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
@@ -289,7 +331,9 @@ def serve(monkeypatch, server, name, **bodies):
         if f'f{i}' in bodies:
             server.files['/' + archive.file] = bodies[f'f{i}']
         by_hand = archive.url == '' or archive.url.endswith('/')
-        archives.append(archive._replace(url=archive.url if by_hand else f'{server.url}/{archive.file}', md5=''))
+        archives.append(
+            archive._replace(url=archive.url if by_hand else f'{server.url}/{archive.file}', md5='')
+        )
     monkeypatch.setitem(prepare.SOURCES, name, archives)
 
 
@@ -325,12 +369,19 @@ def test_archive_put_there_by_hand_is_used(server, tmp_path, monkeypatch):
     known = stand_in('ade20k', tmp_path / 'made', count=2)
     serve(monkeypatch, server, 'ade20k')
     put(DATA_ROOT=str(tmp_path))
-    with pytest.raises(UserError, match=f'ADEChallengeData2016.zip could not be fetched .*404.*put it at {tmp_path}/ADEChallengeData2016.zip'):
+    with pytest.raises(
+        UserError,
+        match=f'ADEChallengeData2016.zip could not be fetched .*404.*put it at {tmp_path}/ADEChallengeData2016.zip',
+    ):
         prepare.main(['ade20k'], {})
-    (tmp_path / 'ADEChallengeData2016.zip').write_bytes(packed(tmp_path / 'made', 'ADEChallengeData2016'))
+    (tmp_path / 'ADEChallengeData2016.zip').write_bytes(
+        packed(tmp_path / 'made', 'ADEChallengeData2016')
+    )
     server.asked.clear()
     prepare.main(['ade20k'], {})
-    assert [path for path, _ in server.asked] == ['/release_test.zip']  # not there either, but optional
+    assert [path for path, _ in server.asked] == [
+        '/release_test.zip'
+    ]  # not there either, but optional
     same(labels_of('val'), known['val'])
 
 
@@ -347,8 +398,13 @@ def test_cityscapes_takes_an_account(tmp_path, capsys):
     put(DATA_ROOT=str(tmp_path))
     with pytest.raises(UserError) as e:
         prepare.main(['cityscapes'], {})
-    for words in ('leftImg8bit_trainvaltest.zip (11 GB)', 'gtFine_trainvaltest.zip (241 MB)', 'leftImg8bit_trainextra.zip (44 GB)',
-                  'gtCoarse.zip (1.3 GB)', f'from https://www.cityscapes-dataset.com/downloads/ to {tmp_path}/cityscapes/'):
+    for words in (
+        'leftImg8bit_trainvaltest.zip (11 GB)',
+        'gtFine_trainvaltest.zip (241 MB)',
+        'leftImg8bit_trainextra.zip (44 GB)',
+        'gtCoarse.zip (1.3 GB)',
+        f'from https://www.cityscapes-dataset.com/downloads/ to {tmp_path}/cityscapes/',
+    ):
         assert words in str(e.value)
     os.mkdir(tmp_path / 'cityscapes')
     made = tmp_path / 'made' / 'cityscapes'
@@ -358,7 +414,9 @@ def test_cityscapes_takes_an_account(tmp_path, capsys):
     prepare.main(['cityscapes'], {})
     assert 'not needed' in capsys.readouterr().out
     same(labels_of('train'), known['train'])
-    (tmp_path / 'cityscapes' / 'leftImg8bit_trainextra.zip').write_bytes(packed(made, 'leftImg8bit/train_extra'))
+    (tmp_path / 'cityscapes' / 'leftImg8bit_trainextra.zip').write_bytes(
+        packed(made, 'leftImg8bit/train_extra')
+    )
     (tmp_path / 'cityscapes' / 'gtCoarse.zip').write_bytes(packed(made, 'gtCoarse'))
     prepare.main(['cityscapes'], {})
     same(labels_of('train_extra'), known['train_extra'])
@@ -369,10 +427,19 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
     known = stand_in('coco_panoptic', tmp_path / 'made', count=2)
     made = tmp_path / 'made' / 'coco'
     for split in ('train', 'val'):
-        (made / 'annotations' / f'panoptic_{split}2017.zip').write_bytes(packed(made / 'annotations', f'panoptic_{split}2017'))
+        (made / 'annotations' / f'panoptic_{split}2017.zip').write_bytes(
+            packed(made / 'annotations', f'panoptic_{split}2017')
+        )
         for path in (made / 'annotations' / f'panoptic_{split}2017').iterdir():
             path.unlink()
-    serve(monkeypatch, server, 'coco_panoptic', f0=packed(made, 'annotations'), f3=packed(made, 'val2017'), f4=packed(made, 'train2017'))
+    serve(
+        monkeypatch,
+        server,
+        'coco_panoptic',
+        f0=packed(made, 'annotations'),
+        f3=packed(made, 'val2017'),
+        f4=packed(made, 'train2017'),
+    )
     for path in (made / 'annotations').glob('panoptic_*2017'):
         path.rmdir()
     server.files['/panoptic_annotations_trainval2017.zip'] = packed(made, 'annotations')
@@ -380,14 +447,25 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
     prepare.main(['coco_panoptic'], {})
     for split in known:
         assert os.path.isdir(tmp_path / 'new' / 'coco' / f'panoptic_stuff_{split}2017')
-        same([np.asarray(Image.open(p)) for p in sorted((tmp_path / 'new' / 'coco' / f'panoptic_stuff_{split}2017').iterdir())], known[split])
+        same(
+            [
+                np.asarray(Image.open(p))
+                for p in sorted(
+                    (tmp_path / 'new' / 'coco' / f'panoptic_stuff_{split}2017').iterdir()
+                )
+            ],
+            known[split],
+        )
         same(labels_of(split), known[split])
 
 
 def test_weights(server, tmp_path, monkeypatch, capsys):
     put(MODEL_DIR=str(tmp_path))
     monkeypatch.setattr(prepare, 'MODELS', server.url)
-    with pytest.raises(UserError, match=r'resnet101-2a57e44d\.zip could not be fetched .*404.*PRETRAINED=torchvision STEM=plain'):
+    with pytest.raises(
+        UserError,
+        match=r'resnet101-2a57e44d\.zip could not be fetched .*404.*PRETRAINED=torchvision STEM=plain',
+    ):
         prepare.weights('resnet101')
     for sha in (hashlib.sha1, hashlib.sha256):
         name = 'resnet101-' + sha(BODY).hexdigest()[:8]
@@ -396,7 +474,10 @@ def test_weights(server, tmp_path, monkeypatch, capsys):
         server.files[f'/{name}.zip'] = (tmp_path / 'x').read_bytes()
         prepare.weights('resnet101')
         assert (tmp_path / 'pretrained' / (name + '.pth')).read_bytes() == BODY
-        assert f'PRETRAINED={tmp_path}/pretrained/{name}.pth STEM=deep N_LAYERS=101' in capsys.readouterr().out
+        assert (
+            f'PRETRAINED={tmp_path}/pretrained/{name}.pth STEM=deep N_LAYERS=101'
+            in capsys.readouterr().out
+        )
         prepare.weights('resnet101')
     zip_of(tmp_path / 'x', {'resnet50-00000000.pth': BODY})
     monkeypatch.setitem(prepare.DEEP, 'resnet50', 'resnet50-00000000')
@@ -414,7 +495,11 @@ def test_plain_weights(server, tmp_path, monkeypatch):
     put(MODEL_DIR=str(tmp_path))
     name = f'resnet18-{hashlib.sha256(BODY).hexdigest()[:8]}.pth'
     server.files['/' + name] = BODY
-    monkeypatch.setattr(prepare.torchvision.models, 'get_model_weights', lambda _: {'IMAGENET1K_V1': type('w', (), {'url': f'{server.url}/{name}'})})
+    monkeypatch.setattr(
+        prepare.torchvision.models,
+        'get_model_weights',
+        lambda _: {'IMAGENET1K_V1': type('w', (), {'url': f'{server.url}/{name}'})},
+    )
     prepare.weights('torchvision-resnet18')
     assert (tmp_path / 'pretrained' / name).read_bytes() == BODY
     with pytest.raises(UsageError, match='did you mean torchvision-resnet18'):
@@ -430,15 +515,34 @@ def test_trainaug(tmp_path):
     before = labels_of('trainaug')
     with pytest.raises(UserError, match=f'trainaug comes to {len(before)} images, not 10,582'):
         prepare.main(['voc'], {})
-    assert not (root / 'SegmentationClassAug').exists() and not (root / 'ImageSets' / 'Segmentation' / 'trainaug.txt').exists()
+    assert (
+        not (root / 'SegmentationClassAug').exists()
+        and not (root / 'ImageSets' / 'Segmentation' / 'trainaug.txt').exists()
+    )
     convert.trainaug(str(root), len(before))
     names = (root / 'ImageSets' / 'Segmentation' / 'trainaug.txt').read_text().split()
-    train, val = ((root / 'ImageSets' / 'Segmentation' / f'{s}.txt').read_text().split() for s in ('train', 'val'))
-    assert names == sorted(names) and set(names) == {*train, '2008_000090', '2008_000091'} and not {*names} & {*val}
+    train, val = (
+        (root / 'ImageSets' / 'Segmentation' / f'{s}.txt').read_text().split()
+        for s in ('train', 'val')
+    )
+    assert (
+        names == sorted(names)
+        and set(names) == {*train, '2008_000090', '2008_000091'}
+        and not {*names} & {*val}
+    )
     labels = {n: Image.open(root / 'SegmentationClassAug' / f'{n}.png') for n in names}
-    assert all(p.mode == 'P' for p in labels.values()) and labels[names[0]].getpalette()[3:6] == [128, 0, 0]
-    same([np.asarray(labels[n]) for n in train], known['train'])  # VOC's own, though SBD has one of them too
-    same([np.asarray(labels[f'2008_{i:06d}']) for i in (90, 91)], [ids_of('voc', i, 21) for i in (90, 91)])
+    assert all(p.mode == 'P' for p in labels.values()) and labels[names[0]].getpalette()[3:6] == [
+        128,
+        0,
+        0,
+    ]
+    same(
+        [np.asarray(labels[n]) for n in train], known['train']
+    )  # VOC's own, though SBD has one of them too
+    same(
+        [np.asarray(labels[f'2008_{i:06d}']) for i in (90, 91)],
+        [ids_of('voc', i, 21) for i in (90, 91)],
+    )
     same(labels_of('trainaug'), before)
     os.unlink(root / 'ImageSets' / 'Segmentation' / 'trainaug.txt')
     convert.trainaug(str(root), len(before))  # the list alone is made again
@@ -456,7 +560,10 @@ def test_context(tmp_path):
     known = stand_in('pascal_context', tmp_path)
     folder = tmp_path / 'VOCdevkit' / 'VOC2010' / 'SegmentationClassContext'
     convert.context(str(folder.parent))
-    same([np.asarray(Image.open(p)) for p in sorted(folder.iterdir())], [np.where(ids == 255, 0, ids + 1) for ids in known['train'] + known['val']])
+    same(
+        [np.asarray(Image.open(p)) for p in sorted(folder.iterdir())],
+        [np.where(ids == 255, 0, ids + 1) for ids in known['train'] + known['val']],
+    )
     for split in known:
         same(labels_of(split), known[split])
 
@@ -473,8 +580,18 @@ def test_conversion_is_whole_or_not_there(tmp_path, monkeypatch, how):
         mats[5].unlink()
     else:
         calls = []
-        monkeypatch.setattr(convert, 'save', lambda *a: (calls.append(save(*a)), calls[5:] and (_ for _ in ()).throw(KeyboardInterrupt).__next__()))
-    with pytest.raises(KeyboardInterrupt if how == 'Ctrl-C' else UserError, match=None if how == 'Ctrl-C' else mats[5].stem):
+        monkeypatch.setattr(
+            convert,
+            'save',
+            lambda *a: (
+                calls.append(save(*a)),
+                calls[5:] and (_ for _ in ()).throw(KeyboardInterrupt).__next__(),
+            ),
+        )
+    with pytest.raises(
+        KeyboardInterrupt if how == 'Ctrl-C' else UserError,
+        match=None if how == 'Ctrl-C' else mats[5].stem,
+    ):
         convert.context(str(root))
     mats[5].write_bytes(body)
     assert tree(tmp_path) == before
@@ -519,12 +636,16 @@ def test_run_lengths_and_polygons():
     for density in (0.03, 0.5, 0.97):
         mask = np.kron(rng.rand(9, 7) < density, np.ones((17, 23))) > 0
         for counts in (runs(mask), compressed(runs(mask))):
-            np.testing.assert_array_equal(convert.run_lengths({'size': list(mask.shape), 'counts': counts}), mask)
+            np.testing.assert_array_equal(
+                convert.run_lengths({'size': list(mask.shape), 'counts': counts}), mask
+            )
     assert convert.run_lengths({'size': [3, 2], 'counts': '06'}).all()
     label = np.zeros((20, 30), np.uint8)
     convert.fill(label, np.array([[5.2, 3], [5.2, 11.4], [15, 11.4], [15, 3]]), 1)
     assert label.sum() == label[3:11, 5:15].sum() == 80  # pixels whose centres are within
-    circle = np.stack([15 + 8 * np.cos(np.linspace(0, 6.28, 200)), 10 + 8 * np.sin(np.linspace(0, 6.28, 200))], 1)
+    circle = np.stack(
+        [15 + 8 * np.cos(np.linspace(0, 6.28, 200)), 10 + 8 * np.sin(np.linspace(0, 6.28, 200))], 1
+    )
     y, x = np.mgrid[:20, :30] + 0.5
     disc = np.zeros((20, 30), np.uint8)
     convert.fill(disc, circle, 1)
@@ -539,14 +660,26 @@ def write_instances(root, split, count=3):
     h, w = 48, 64
     crowd, dog = np.zeros((h, w), bool), np.zeros((h, w), bool)
     crowd[2:20, 1:9], dog[30:44, 50:60] = True, True
-    note = lambda i, category, area, shape, crowd=0: dict(image_id=i, category_id=category, area=area, iscrowd=crowd, segmentation=shape)
-    found = {'images': [{'id': i, 'file_name': f'{i:012d}.jpg', 'height': h, 'width': w} for i in range(count)], 'annotations': [
-        note(0, 3, 100, [box(12, 12, 22, 22)]),                                 # a car, drawn before the person that holds all of it
-        note(0, 1, 1600, [box(10, 4, 50, 24), box(10, 20, 50, 44)]),            # a person in two polygons that overlap
-        note(0, 1, 144, {'size': [h, w], 'counts': runs(crowd)}, 1),
-        note(0, 18, 140, {'size': [h, w], 'counts': compressed(runs(dog))}),
-        note(0, 90, 3000, [box(0, 0, 64, 48)]),                                 # a toothbrush: none of VOC's
-        note(1, 72, 999, [box(0, 0, 27, 37)])]}                                 # tv, 999 pixels: too few to train on
+    note = lambda i, category, area, shape, crowd=0: dict(
+        image_id=i, category_id=category, area=area, iscrowd=crowd, segmentation=shape
+    )
+    found = {
+        'images': [
+            {'id': i, 'file_name': f'{i:012d}.jpg', 'height': h, 'width': w} for i in range(count)
+        ],
+        'annotations': [
+            note(
+                0, 3, 100, [box(12, 12, 22, 22)]
+            ),  # a car, drawn before the person that holds all of it
+            note(
+                0, 1, 1600, [box(10, 4, 50, 24), box(10, 20, 50, 44)]
+            ),  # a person in two polygons that overlap
+            note(0, 1, 144, {'size': [h, w], 'counts': runs(crowd)}, 1),
+            note(0, 18, 140, {'size': [h, w], 'counts': compressed(runs(dog))}),
+            note(0, 90, 3000, [box(0, 0, 64, 48)]),  # a toothbrush: none of VOC's
+            note(1, 72, 999, [box(0, 0, 27, 37)]),
+        ],
+    }  # tv, 999 pixels: too few to train on
     for i in range(count):
         write(f'{root}/{split}2017/{i:012d}.jpg', colour_of(blocks(h, w, i)))
     text(f'{root}/annotations/instances_{split}2017.json', [json.dumps(found)])
@@ -563,7 +696,10 @@ def test_coco_voc_from_instances(tmp_path):
     known = {split: write_instances(root, split) for split in ('train', 'val')}
     prepare.main(['coco_voc'], {})
     for split, labels in known.items():
-        same([np.asarray(Image.open(p)) for p in sorted((root / f'coco_voc_{split}2017').iterdir())], labels)
+        same(
+            [np.asarray(Image.open(p)) for p in sorted((root / f'coco_voc_{split}2017').iterdir())],
+            labels,
+        )
     assert (root / 'coco_voc_train2017.txt').read_text() == f'{0:012d}\n'
     same(labels_of('val'), known['val'])
     same(labels_of('train'), known['train'][:1])
@@ -574,14 +710,30 @@ def test_coco_voc_from_coco_stuff(tmp_path):
     root = tmp_path / 'coco'
     os.mkdir(root / 'annotations')
     text(f'{root}/annotations/instances_val2017.json', ['{}'])  # not read
-    write(f'{root}/stuffthingmaps_trainval2017/train2017/{1:012d}.png', np.full((40, 56), 90, np.uint8))  # stuff alone
+    write(
+        f'{root}/stuffthingmaps_trainval2017/train2017/{1:012d}.png',
+        np.full((40, 56), 90, np.uint8),
+    )  # stuff alone
     prepare.main(['coco_voc'], {})
-    many = [i for i, ids in enumerate(known['train']) if i != 1 and ((ids > 0) & (ids < 21)).sum() >= 1000]
-    assert (root / 'coco_voc_train2017.txt').read_text().split() == [f'{i:012d}' for i in many] and many
+    many = [
+        i
+        for i, ids in enumerate(known['train'])
+        if i != 1 and ((ids > 0) & (ids < 21)).sum() >= 1000
+    ]
+    assert (root / 'coco_voc_train2017.txt').read_text().split() == [
+        f'{i:012d}' for i in many
+    ] and many
     assert not (root / 'coco_voc_val2017').exists()
 
 
-@pytest.mark.parametrize('json_text', ('{"images": [', '{"images": []}', '{"images": [{"id": 0}], "annotations": [{"category_id": 1}]}'))
+@pytest.mark.parametrize(
+    'json_text',
+    (
+        '{"images": [',
+        '{"images": []}',
+        '{"images": [{"id": 0}], "annotations": [{"category_id": 1}]}',
+    ),
+)
 def test_broken_instances(tmp_path, json_text):
     put(DATASET='coco_voc', DATA_ROOT=str(tmp_path))
     write(f'{tmp_path}/coco/val2017/{0:012d}.jpg', colour_of(blocks(8, 8, 0)))
@@ -597,7 +749,10 @@ def test_instance_that_cannot_be_drawn(tmp_path):
     found = json.loads(path.read_text())
     found['annotations'][2]['segmentation']['counts'][0] += 1
     path.write_text(json.dumps(found))
-    with pytest.raises(UserError, match='instances_val2017.json: the instances of image 000000000000 cannot be drawn'):
+    with pytest.raises(
+        UserError,
+        match='instances_val2017.json: the instances of image 000000000000 cannot be drawn',
+    ):
         convert.coco_voc(str(tmp_path / 'coco'))
     assert not (tmp_path / 'coco' / 'coco_voc_val2017').exists()
 
@@ -610,9 +765,18 @@ def write_nyuv2(root, count=5, h=32, w=48):
     images = [np.random.RandomState(i).randint(0, 256, (h, w, 3), np.uint8) for i in range(count)]
     os.makedirs(root, exist_ok=True)
     with h5py.File(root / 'nyu_depth_v2_labeled.mat', 'w') as f:
-        f['images'] = np.stack([image.transpose(2, 1, 0) for image in images])  # as MATLAB's arrays lie in HDF5
-    mat(str(root / 'labels40.mat'), labels40=np.stack([np.where(i == 255, 0, i + 1) for i in ids], 2).astype(np.uint8))
-    mat(str(root / 'splits.mat'), trainNdxs=np.array([[2], [5], [1]], np.uint16), testNdxs=np.array([[3], [4]], np.uint16))
+        f['images'] = np.stack(
+            [image.transpose(2, 1, 0) for image in images]
+        )  # as MATLAB's arrays lie in HDF5
+    mat(
+        str(root / 'labels40.mat'),
+        labels40=np.stack([np.where(i == 255, 0, i + 1) for i in ids], 2).astype(np.uint8),
+    )
+    mat(
+        str(root / 'splits.mat'),
+        trainNdxs=np.array([[2], [5], [1]], np.uint16),
+        testNdxs=np.array([[3], [4]], np.uint16),
+    )
     return images, ids
 
 
@@ -622,8 +786,18 @@ def test_nyuv2(tmp_path):
     os.rename(root / 'splits.mat', tmp_path / 'splits.mat')  # beside the folder will do, too
     prepare.main(['nyuv2'], {})
     assert (root / 'train.txt').read_text().split() == ['0001', '0002', '0005']
-    assert sorted(os.listdir(root)) == ['images', 'labels40', 'labels40.mat', 'nyu_depth_v2_labeled.mat', 'train.txt', 'val.txt']
-    same([np.asarray(Image.open(root / 'labels40' / f'{i:04d}.png')) for i in range(1, 6)], [np.where(i == 255, 0, i + 1) for i in ids])
+    assert sorted(os.listdir(root)) == [
+        'images',
+        'labels40',
+        'labels40.mat',
+        'nyu_depth_v2_labeled.mat',
+        'train.txt',
+        'val.txt',
+    ]
+    same(
+        [np.asarray(Image.open(root / 'labels40' / f'{i:04d}.png')) for i in range(1, 6)],
+        [np.where(i == 255, 0, i + 1) for i in ids],
+    )
     for split, numbers in (('train', (0, 1, 4)), ('val', (2, 3))):
         data = dataset.Dataset(split, train=False)
         same([data.read(i)[0] for i in range(len(data))], [images[n] for n in numbers])
@@ -678,11 +852,19 @@ def test_check_by_hand(tmp_path, capsys):
     assert f'camvid, train: 2 pairs in {tmp_path}/camvid; missing 0, unusable 0\n' in out
     assert 'sizes: smallest 3x2, largest 6x4, most frequent 6x4 (1 of 2)' in out
     assert 'MEAN = (0.8000, 0.2000, 0.2000)' in out and 'STD = (0.4000, 0.4000, 0.0000)' in out
-    assert lines['Sky'][1:] == ['12', '50.000', '1', '0.8750']  # of its images 12 of 18 pixels; the other 12 of 24; the median is 7/12
+    assert lines['Sky'][1:] == [
+        '12',
+        '50.000',
+        '1',
+        '0.8750',
+    ]  # of its images 12 of 18 pixels; the other 12 of 24; the median is 7/12
     assert lines['Building'][1:] == ['12', '50.000', '2', '1.1667']
     assert lines['Pole'][1:] == ['0', '0.000', '0', '0.0000']
     assert lines['void'][1:3] == ['6', '20.000']
-    assert 'camvid, val: not there' in out and 'camvid: what is there is in order, but it is not all: train has 2 of 367 pairs' in out
+    assert (
+        'camvid, val: not there' in out
+        and 'camvid: what is there is in order, but it is not all: train has 2 of 367 pairs' in out
+    )
 
 
 def test_check_counts_on(tmp_path, capsys):
@@ -690,17 +872,26 @@ def test_check_counts_on(tmp_path, capsys):
     root = tmp_path / 'camvid'
     for i in range(12):
         write(str(root / 'val' / f'{i:02d}.png'), colour_of(blocks(16, 24, i)))
-        write(str(root / 'valannot' / f'{i:02d}.png'), np.full((16, 24), 77 if i < 2 else 4, np.uint8))
+        write(
+            str(root / 'valannot' / f'{i:02d}.png'), np.full((16, 24), 77 if i < 2 else 4, np.uint8)
+        )
     label = np.full((16, 24), 4, np.uint8)
     label[0, :2] = 77, 200
     write(str(root / 'valannot' / '02.png'), label)
     (root / 'valannot' / '03.png').unlink()
     (root / 'val' / '04.png').write_bytes((root / 'val' / '04.png').read_bytes()[:-300])
     write(str(root / 'valannot' / '05.png'), np.zeros((16, 20), np.uint8))
-    with pytest.raises(UserError, match='6 of the files of camvid cannot be used; the first: .*valannot/03: this file is missing'):
+    with pytest.raises(
+        UserError,
+        match='6 of the files of camvid cannot be used; the first: .*valannot/03: this file is missing',
+    ):
         check.check([])
     out = capsys.readouterr().out
-    assert 'camvid, train: 2 pairs' in out and 'camvid, val: 11 pairs' in out and 'missing 1, unusable 5' in out
+    assert (
+        'camvid, train: 2 pairs' in out
+        and 'camvid, val: 11 pairs' in out
+        and 'missing 1, unusable 5' in out
+    )
     assert f'value 77, not in the table: 3 files, first {root}/valannot/00.png' in out
     assert f'value 200, not in the table: 1 files, first {root}/valannot/02.png' in out
     assert '04.png' in out and 'label is 20x16, its image' in out
@@ -715,7 +906,10 @@ def test_check_where_all_labels_are_missing(tmp_path, capsys):
     stand_in('cityscapes', tmp_path, splits=('train', 'val'))
     for path in sorted((tmp_path / 'cityscapes' / 'gtFine' / 'val').rglob('*.png')):
         path.unlink()
-    with pytest.raises(UserError, match='1 of the files .*gtFine/val/.* is missing, and 3 others; no pair of val is whole'):
+    with pytest.raises(
+        UserError,
+        match='1 of the files .*gtFine/val/.* is missing, and 3 others; no pair of val is whole',
+    ):
         check.check([])
     assert 'cityscapes, train: 4 pairs' in capsys.readouterr().out
     with pytest.raises(UserError, match='is not in DATA_ROOT'):
@@ -747,24 +941,51 @@ def test_cache(tmp_path, capsys):
 
 def test_script(tmp_path):
     plain_camvid(str(tmp_path))
-    found = scripts.run('prepare.py', 'camvid', '--root', tmp_path, '--check', 'NUM_WORKERS=2', scratch=tmp_path)
+    found = scripts.run(
+        'prepare.py', 'camvid', '--root', tmp_path, '--check', 'NUM_WORKERS=2', scratch=tmp_path
+    )
     assert found.status == 0 and 'MEAN = (0.8000, 0.2000, 0.2000)' in found.out, found.err
     (tmp_path / 'camvid' / 'train' / 'a.png').write_bytes(b'')
-    found = scripts.run('prepare.py', 'camvid', f'DATA_ROOT={tmp_path}', '--check', '--split=train', 'NUM_WORKERS=2', scratch=tmp_path)
-    assert found.status == 1 and 'missing 0, unusable 1' in found.out and 'MEAN = (0.0000, 1.0000, 0.2000)' in found.out
+    found = scripts.run(
+        'prepare.py',
+        'camvid',
+        f'DATA_ROOT={tmp_path}',
+        '--check',
+        '--split=train',
+        'NUM_WORKERS=2',
+        scratch=tmp_path,
+    )
+    assert (
+        found.status == 1
+        and 'missing 0, unusable 1' in found.out
+        and 'MEAN = (0.0000, 1.0000, 0.2000)' in found.out
+    )
     assert 'Traceback' not in found.err and 'train/a.png' in found.err.splitlines()[-1]
     found = scripts.run('prepare.py', 'cityscapes', '--root', tmp_path, scratch=tmp_path)
     assert found.status == 1 and 'takes an account: fetch leftImg8bit_trainvaltest.zip' in found.err
 
 
-@pytest.mark.parametrize('args, words', (
-    ([], 'name a data set'), (['citiscapes'], 'did you mean cityscapes'), (['voc', 'ade20k'], 'one data set at a time'),
-    (['voc', '--chek'], 'no such flag; did you mean --check'), (['weights'], 'resnet101, resnet152'), (['weights', 'resnet-101'], 'did you mean resnet101'),
-    (['voc', '--check', '--root'], '--root takes a value'), (['voc', 'NUM_WORKER=2'], 'did you mean NUM_WORKERS')))
+@pytest.mark.parametrize(
+    'args, words',
+    (
+        ([], 'name a data set'),
+        (['citiscapes'], 'did you mean cityscapes'),
+        (['voc', 'ade20k'], 'one data set at a time'),
+        (['voc', '--chek'], 'no such flag; did you mean --check'),
+        (['weights'], 'resnet101, resnet152'),
+        (['weights', 'resnet-101'], 'did you mean resnet101'),
+        (['voc', '--check', '--root'], '--root takes a value'),
+        (['voc', 'NUM_WORKER=2'], 'did you mean NUM_WORKERS'),
+    ),
+)
 def test_wrong_usage(tmp_path, args, words):
     found = scripts.run('prepare.py', *args, scratch=tmp_path)
     assert found.status == 2 and words in found.err and 'Traceback' not in found.err
-    assert bool(args) or all(name in found.out for name in layouts.DATASETS) and 'account: leftImg8bit' in found.out
+    assert (
+        bool(args)
+        or all(name in found.out for name in layouts.DATASETS)
+        and 'account: leftImg8bit' in found.out
+    )
 
 
 def test_an_archive_half_unpacked_is_not_called_ready(tmp_path):
@@ -777,13 +998,21 @@ def test_an_archive_half_unpacked_is_not_called_ready(tmp_path):
     stand_in('ade20k', tmp_path)
     assert prepare.lacking('ade20k') == 'train 4 of 20,210, val 4 of 2,000, test 4 of 3,352'
     (tmp_path / 'ADEChallengeData2016/annotations/training/ADE_train_00000001.png').unlink()
-    with pytest.raises(UserError, match='ade20k is not whole: .*ADE_train_00000001: this file is missing, train lacks 1'):
+    with pytest.raises(
+        UserError,
+        match='ade20k is not whole: .*ADE_train_00000001: this file is missing, train lacks 1',
+    ):
         prepare.lacking('ade20k')
 
 
-@pytest.mark.parametrize('words, flags, said', [
-    (['folder'], {}, 'own data'), (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
-    (['voc'], {'--split': 'train'}, '--split goes with')])
+@pytest.mark.parametrize(
+    'words, flags, said',
+    [
+        (['folder'], {}, 'own data'),
+        (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
+        (['voc'], {'--split': 'train'}, '--split goes with'),
+    ],
+)
 def test_arguments_that_do_not_go_together(words, flags, said, tmp_path):
     put(DATASET='voc' if words[0] == 'weights' else words[0], DATA_ROOT=str(tmp_path))
     with pytest.raises(UsageError, match=said):

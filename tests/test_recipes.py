@@ -1,4 +1,5 @@
 """recipes/: each is read, named after what it trains, says only what differs from settings.py, and agrees with its origin."""
+
 import json
 import math
 import os
@@ -21,22 +22,92 @@ OWN = ['camvid', 'camvid_quick', 'shapes']  # this project's own, without an ori
 SHORT = {'danet': 'da'}  # heads whose name in file names is another
 
 # What a recipe has from its origin. PAPER: the official code's settings.py and train.py. SHORT_RUN: this project's choice for small data sets.
-PAPER = dict(SCALES=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), SCALE_MODE='choice', ROTATE=0, ROTATE_PROB=1, BLUR=0, JITTER=0, CAT_MAX_RATIO=1, FLIP=0.5,
-             STEM='deep', STRIDE=8, MULTI_GRID=(1, 2, 4), FIRST_BLOCK='half', CHANNELS='rgb', UPSAMPLE='corners', BN_MOM=None, EM_GRAD=False, LR_MOM=0.9,
-             WEIGHT_DECAY=1e-4, DECAY='conv', BIAS_LR_MULT=2, HEAD_LR_MULT=1, LR_POLICY='poly', POLY_POWER=0.9, LR_DECAY=10, LR_MIN=0, WARMUP=0,
-             LOSS='ce', LOSS_AVG='all')
+PAPER = dict(
+    SCALES=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    SCALE_MODE='choice',
+    ROTATE=0,
+    ROTATE_PROB=1,
+    BLUR=0,
+    JITTER=0,
+    CAT_MAX_RATIO=1,
+    FLIP=0.5,
+    STEM='deep',
+    STRIDE=8,
+    MULTI_GRID=(1, 2, 4),
+    FIRST_BLOCK='half',
+    CHANNELS='rgb',
+    UPSAMPLE='corners',
+    BN_MOM=None,
+    EM_GRAD=False,
+    LR_MOM=0.9,
+    WEIGHT_DECAY=1e-4,
+    DECAY='conv',
+    BIAS_LR_MULT=2,
+    HEAD_LR_MULT=1,
+    LR_POLICY='poly',
+    POLY_POWER=0.9,
+    LR_DECAY=10,
+    LR_MIN=0,
+    WARMUP=0,
+    LOSS='ce',
+    LOSS_AVG='all',
+)
 SHORT_RUN = PAPER | dict(BN_MOM=0.1)
 # leftthomas/EMANet: configs/base.yaml, ema/backbone.py (every block of layer4 has the full dilation), INPUT.FORMAT BGR; mean over the valid pixels
-D2 = PAPER | dict(FIRST_BLOCK='layer4', CHANNELS='bgr', EM_GRAD=True, BIAS_LR_MULT=1, LR_POLICY='cosine', WARMUP=1000, LOSS_AVG='valid')
+D2 = PAPER | dict(
+    FIRST_BLOCK='layer4',
+    CHANNELS='bgr',
+    EM_GRAD=True,
+    BIAS_LR_MULT=1,
+    LR_POLICY='cosine',
+    WARMUP=1000,
+    LOSS_AVG='valid',
+)
 # semseg: tool/train.py and config/*/*.yaml; util/transform.py RandRotate with p=0.5; model/pspnet.py turns all of layer3 and layer4 to dilation 2 and 4
-SEMSEG = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', ROTATE=10, ROTATE_PROB=0.5, BLUR=0.5, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, HEAD_LR_MULT=10,
-                      LR_DECAY=0, LOSS_AVG='valid', FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)
+SEMSEG = PAPER | dict(
+    SCALES=(0.5, 2),
+    SCALE_MODE='range',
+    ROTATE=10,
+    ROTATE_PROB=0.5,
+    BLUR=0.5,
+    BN_MOM=0.1,
+    DECAY='all',
+    BIAS_LR_MULT=1,
+    HEAD_LR_MULT=10,
+    LR_DECAY=0,
+    LOSS_AVG='valid',
+    FIRST_BLOCK='all',
+    MULTI_GRID=(1, 1, 1),
+    HEAD_CHANNELS=512,
+)
 # mmsegmentation: avg_non_ignore=False in every config, so the mean is over all pixels; schedules end at min_lr=1e-4; align_corners False but for 769 crops
-TOOLBOX = PAPER | dict(SCALES=(0.5, 2), SCALE_MODE='range', JITTER=0.25, CAT_MAX_RATIO=0.75, BN_MOM=0.1, DECAY='all', BIAS_LR_MULT=1, LR_DECAY=0,
-                       LR_MIN=1e-4, UPSAMPLE='centres')
+TOOLBOX = PAPER | dict(
+    SCALES=(0.5, 2),
+    SCALE_MODE='range',
+    JITTER=0.25,
+    CAT_MAX_RATIO=0.75,
+    BN_MOM=0.1,
+    DECAY='all',
+    BIAS_LR_MULT=1,
+    LR_DECAY=0,
+    LR_MIN=1e-4,
+    UPSAMPLE='centres',
+)
 # leftthomas/DANet: configs; danet/head.py has CONVS_DIM 64
-D2_DANET = PAPER | dict(STEM='plain', FIRST_BLOCK='all', MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=64, DANET_D2=True, UPSAMPLE='crop', BN_MOM=0.1,
-                        BIAS_LR_MULT=1, LR_POLICY='step', LR_STEPS=(18000,), WARMUP=1000, LOSS_AVG='valid')
+D2_DANET = PAPER | dict(
+    STEM='plain',
+    FIRST_BLOCK='all',
+    MULTI_GRID=(1, 1, 1),
+    HEAD_CHANNELS=64,
+    DANET_D2=True,
+    UPSAMPLE='crop',
+    BN_MOM=0.1,
+    BIAS_LR_MULT=1,
+    LR_POLICY='step',
+    LR_STEPS=(18000,),
+    WARMUP=1000,
+    LOSS_AVG='valid',
+)
 TOOLBOX_CITY = TOOLBOX | dict(WEIGHT_DECAY=5e-4)
 # its crops are 0.5 to 2 of a long side of 520, the images' own is 500
 TOOLBOX_CONTEXT = TOOLBOX | dict(SCALES=(0.52, 2.08), MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)
@@ -58,7 +129,14 @@ TABLE = {
     'cityscapes_da101_d2': (D2_DANET, [800, 960], 8, 24000, 1e-2, 0),
     'pascal_context_psp101': (TOOLBOX_CONTEXT, 480, 16, 40000, 4e-3, 0.4),
     'cityscapes_ema101': (TOOLBOX_CITY, (512, 1024), 8, 80000, 1e-2, 0.4),
-    'cityscapes_ema101_ohem': (TOOLBOX_CITY | dict(LOSS='ohem', OHEM_KEEP=100000, OHEM_THRESHOLD=0.7, UPSAMPLE='corners'), 769, 8, 80000, 1e-2, 0.4),
+    'cityscapes_ema101_ohem': (
+        TOOLBOX_CITY | dict(LOSS='ohem', OHEM_KEEP=100000, OHEM_THRESHOLD=0.7, UPSAMPLE='corners'),
+        769,
+        8,
+        80000,
+        1e-2,
+        0.4,
+    ),
     'cityscapes_ema101_s16_d2': (D2 | dict(STRIDE=16), [800, 1024], 16, 30000, 9e-3, 0),
     'coco_panoptic_ema101': (D2, [640, 800], 16, 30000, 9e-3, 0),
     'coco_panoptic_ema50': (D2, [640, 800], 16, 30000, 9e-3, 0),
@@ -70,8 +148,18 @@ TABLE = {
 }
 
 # How the quoted figures were tested: (figure in the recipe's first lines, what differs from one view of whole images).
-WHOLE = dict(TEST_SCALES=(1,), TEST_FLIP=False, TEST_CROP=None, TEST_STRIDE_RATE=2 / 3, TEST_BASE_SIZE=None, TEST_SHORT_SIDE=None, TEST_LONG_SIDE=None,
-             TEST_AVERAGE='prob')
+WHOLE = dict(
+    TEST_SCALES=(1,),
+    TEST_FLIP=False,
+    TEST_CROP=None,
+    TEST_STRIDE_RATE=2 / 3,
+    TEST_BASE_SIZE=None,
+    TEST_SHORT_SIDE=None,
+    TEST_LONG_SIDE=None,
+    TEST_AVERAGE='prob',
+)
+
+
 # semseg's tool/test.py: windows of the crop with mirror images, also at one scale; long side 512 (VOC, ADE20K), 2048 (Cityscapes)
 def semseg_test(crop, base):
     return WHOLE | dict(TEST_FLIP=True, TEST_CROP=crop, TEST_BASE_SIZE=base)
@@ -80,7 +168,10 @@ def semseg_test(crop, base):
 # mmsegmentation's mode='slide': logits are averaged; stride 320 of 480 on a long side of 520 (PASCAL Context), 513 of 769 (Cityscapes)
 CONTEXT_TEST = WHOLE | dict(TEST_CROP=480, TEST_BASE_SIZE=520, TEST_AVERAGE='logit')
 PROTOCOLS = {
-    'voc_ema101': (['80.05 / 81.32'], WHOLE),  # the paper, table 4: single scale whole images; six scales with mirror images
+    'voc_ema101': (
+        ['80.05 / 81.32'],
+        WHOLE,
+    ),  # the paper, table 4: single scale whole images; six scales with mirror images
     'voc_ema101_trainval': (['87.7'], None),
     'voc_psp101': (['79.07 / 79.63'], semseg_test(473, 512)),
     'voc_psa101': (['78.70 / 79.66'], semseg_test(465, 512)),
@@ -89,10 +180,22 @@ PROTOCOLS = {
     'ade20k_psa101': (['43.37 / 44.14'], semseg_test(465, 512)),
     'cityscapes_psp101': (['78.63 / 79.29'], semseg_test(713, 2048)),
     'cityscapes_psa101': (['78.42 / 79.40'], semseg_test(705, 2048)),
-    'cityscapes_da101_d2': (['67.57', '66.64'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=960)),  # 480x960 of 1024x2048
-    'cityscapes_ema101': (['79.10 / 81.21'], WHOLE),  # mmsegmentation tests 512x1024 models on whole images
-    'cityscapes_ema101_ohem': (['81.14'], WHOLE | dict(TEST_CROP=769, TEST_AVERAGE='logit')),  # mmsegmentation's for 769 crops
-    'cityscapes_ema101_s16_d2': (['74.02', '72.28', '75.12'], WHOLE | dict(TEST_SHORT_SIDE=1024, TEST_LONG_SIDE=2048)),
+    'cityscapes_da101_d2': (
+        ['67.57', '66.64'],
+        WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=960),
+    ),  # 480x960 of 1024x2048
+    'cityscapes_ema101': (
+        ['79.10 / 81.21'],
+        WHOLE,
+    ),  # mmsegmentation tests 512x1024 models on whole images
+    'cityscapes_ema101_ohem': (
+        ['81.14'],
+        WHOLE | dict(TEST_CROP=769, TEST_AVERAGE='logit'),
+    ),  # mmsegmentation's for 769 crops
+    'cityscapes_ema101_s16_d2': (
+        ['74.02', '72.28', '75.12'],
+        WHOLE | dict(TEST_SHORT_SIDE=1024, TEST_LONG_SIDE=2048),
+    ),
     'coco_panoptic_ema101': (['43.61'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
     'coco_panoptic_ema50': (['42.71'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
     'coco_stuff_10k_ema101': (['39.9'], None),
@@ -100,8 +203,14 @@ PROTOCOLS = {
     'pascal_context_fcn101': ([], CONTEXT_TEST),
     'pascal_context_psp101': ([], CONTEXT_TEST),
 }
-SPLITS = {'voc_ema101': 'trainaug', 'voc_ema101_coco': 'trainaug', 'voc_ema101_trainval': 'trainval', 'voc_fcn101': 'trainaug',
-          'voc_psp101': 'trainaug', 'voc_psa101': 'trainaug'}  # the others: train
+SPLITS = {
+    'voc_ema101': 'trainaug',
+    'voc_ema101_coco': 'trainaug',
+    'voc_ema101_trainval': 'trainval',
+    'voc_fcn101': 'trainaug',
+    'voc_psp101': 'trainaug',
+    'voc_psa101': 'trainaug',
+}  # the others: train
 
 
 def path(name):
@@ -126,9 +235,18 @@ def test_begins_with_what_it_is(name):
 def test_named_after_what_it_trains(name):
     settings.override([path(name)])
     s = settings
-    assert re.fullmatch(rf'{s.DATASET}_{SHORT.get(s.HEAD, s.HEAD)}{s.N_LAYERS}(_[a-z0-9]+)*', name) and s.NAME == name
+    assert (
+        re.fullmatch(rf'{s.DATASET}_{SHORT.get(s.HEAD, s.HEAD)}{s.N_LAYERS}(_[a-z0-9]+)*', name)
+        and s.NAME == name
+    )
     assert s.HEAD in network.HEADS
-    assert s.INIT and not s.PRETRAINED or s.PRETRAINED == 'torchvision' and s.STEM == 'plain' or f'/resnet{s.N_LAYERS}-' in s.PRETRAINED
+    assert (
+        s.INIT
+        and not s.PRETRAINED
+        or s.PRETRAINED == 'torchvision'
+        and s.STEM == 'plain'
+        or f'/resnet{s.N_LAYERS}-' in s.PRETRAINED
+    )
 
 
 @pytest.mark.parametrize('name', TABLE)
@@ -148,7 +266,9 @@ def test_agrees_with_its_origin(name):
     assert (s.BATCH_SIZE, s.ITER_MAX, s.LR, s.AUX_WEIGHT) == (batch, steps, rate, aux)
     assert s.TRAIN_SPLIT == SPLITS.get(name, 'train')
     if isinstance(size, list):
-        assert [s.SHORT_SIDE[0], s.SHORT_SIDE[-1]] == size and list(s.SHORT_SIDE) == list(range(size[0], size[1] + 1, 32))
+        assert [s.SHORT_SIDE[0], s.SHORT_SIDE[-1]] == size and list(s.SHORT_SIDE) == list(
+            range(size[0], size[1] + 1, 32)
+        )
     else:
         assert (s.CROP_SIZE, s.SHORT_SIDE) == (size, None)
 
@@ -156,10 +276,23 @@ def test_agrees_with_its_origin(name):
 @pytest.mark.parametrize('name', TABLE)
 def test_starts_from_a_run_that_comes_along(name):
     """INIT is the final checkpoint of another recipe, with the same network."""
-    net = ('HEAD', 'N_LAYERS', 'STEM', 'STRIDE', 'EM_CHANNELS', 'EM_BASES', 'SECOND_CONV', 'HEAD_CHANNELS', 'AUX_WEIGHT')
+    net = (
+        'HEAD',
+        'N_LAYERS',
+        'STEM',
+        'STRIDE',
+        'EM_CHANNELS',
+        'EM_BASES',
+        'SECOND_CONV',
+        'HEAD_CHANNELS',
+        'AUX_WEIGHT',
+    )
     settings.override([path(name)])
     if settings.INIT:
-        before, wanted = re.fullmatch(r'\./models/(\w+)/final\.pth', settings.INIT)[1], [getattr(settings, k) for k in net]
+        before, wanted = (
+            re.fullmatch(r'\./models/(\w+)/final\.pth', settings.INIT)[1],
+            [getattr(settings, k) for k in net],
+        )
         assert before in TABLE and before != name
         settings.override([path(before)])
         assert [getattr(settings, k) for k in net] == wanted
@@ -176,8 +309,15 @@ def test_protocol_of_the_quoted_figures(name):
     if wanted is None:
         return  # not stated by those who published the figure
     assert {k: getattr(settings, k) for k in wanted} == wanted
-    if settings.TEST_CROP and settings.DATASET in ('pascal_context', 'cityscapes') and settings.TEST_AVERAGE == 'logit':
-        assert math.ceil(settings.TEST_CROP * settings.TEST_STRIDE_RATE) == {480: 320, 769: 513}[settings.TEST_CROP]
+    if (
+        settings.TEST_CROP
+        and settings.DATASET in ('pascal_context', 'cityscapes')
+        and settings.TEST_AVERAGE == 'logit'
+    ):
+        assert (
+            math.ceil(settings.TEST_CROP * settings.TEST_STRIDE_RATE)
+            == {480: 320, 769: 513}[settings.TEST_CROP]
+        )
 
 
 def test_every_recipe_has_its_row_in_the_docs():
@@ -186,12 +326,24 @@ def test_every_recipe_has_its_row_in_the_docs():
     assert sorted(re.findall(r'`(\w+)`', ' '.join(rows))) == NAMES
 
 
-@pytest.mark.parametrize('policy, wanted', [
-    ('poly', [1e-2, 1e-4 + 9.9e-3 * 0.5 ** 0.9, 1e-4 + 9.9e-3 * 0.01 ** 0.9]), ('cosine', [1e-2, 1e-4 + 9.9e-3 / 2, 1e-4 + 9.9e-3 * 0.5 * (1 + np.cos(0.99 * np.pi))]),
-    ('step', [1e-2, 1e-3, 5e-4])])
+@pytest.mark.parametrize(
+    'policy, wanted',
+    [
+        ('poly', [1e-2, 1e-4 + 9.9e-3 * 0.5**0.9, 1e-4 + 9.9e-3 * 0.01**0.9]),
+        ('cosine', [1e-2, 1e-4 + 9.9e-3 / 2, 1e-4 + 9.9e-3 * 0.5 * (1 + np.cos(0.99 * np.pi))]),
+        ('step', [1e-2, 1e-3, 5e-4]),
+    ],
+)
 def test_the_rate_falls_to_its_minimum(policy, wanted):
     """mmsegmentation's forms: (base - minimum) * factor + minimum; in steps never below the minimum."""
-    put(LR=1e-2, LR_MIN=5e-4 if policy == 'step' else 1e-4, LR_POLICY=policy, LR_DECAY=0, ITER_MAX=100, LR_STEPS=(50, 99))
+    put(
+        LR=1e-2,
+        LR_MIN=5e-4 if policy == 'step' else 1e-4,
+        LR_POLICY=policy,
+        LR_DECAY=0,
+        ITER_MAX=100,
+        LR_STEPS=(50, 99),
+    )
     assert [train.learning_rate(step) for step in (1, 51, 100)] == pytest.approx(wanted, rel=1e-12)
     put(WARMUP=10)
     assert train.learning_rate(1) == pytest.approx(1e-5)
@@ -207,7 +359,10 @@ def test_the_paper_is_settings_as_they_stand():
 
 
 def test_three_runs_for_the_test_set_follow_each_other():
-    chain = [settings.read_recipe(path(n)).get('INIT', '') for n in ('coco_voc_ema101', 'voc_ema101_coco', 'voc_ema101_trainval')]
+    chain = [
+        settings.read_recipe(path(n)).get('INIT', '')
+        for n in ('coco_voc_ema101', 'voc_ema101_coco', 'voc_ema101_trainval')
+    ]
     assert chain == ['', './models/coco_voc_ema101/final.pth', './models/voc_ema101_coco/final.pth']
 
 
@@ -215,7 +370,19 @@ def test_published_weights_of_camvid():
     """The line that recipes/camvid.py quotes is a valid setting."""
     quoted = re.search(r'^# (CLASS_WEIGHTS) = (.*)$', text('camvid'), re.MULTILINE)
     settings.override([f'{quoted[1]}={quoted[2]}'])
-    assert settings.CLASS_WEIGHTS == (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)
+    assert settings.CLASS_WEIGHTS == (
+        0.2595,
+        0.1826,
+        4.5640,
+        0.1417,
+        0.9051,
+        0.3826,
+        9.6446,
+        1.8418,
+        0.6823,
+        6.2478,
+        7.3614,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- schedules
@@ -258,16 +425,26 @@ def test_schedule_of_the_detectron2_variant(name):
     settings.override([path(name)])
     found = rates(want['step'].tolist())
     np.testing.assert_allclose(found, want['lr'][:, 0], rtol=meta['tolerance']['rel'], atol=0)
-    assert multiples('conv|downsample.0') == {True: {(1.0, 1e-4)}, False: {(1.0, 1e-4), (1.0, 0.0)}}  # the last: biases
+    assert multiples('conv|downsample.0') == {
+        True: {(1.0, 1e-4)},
+        False: {(1.0, 1e-4), (1.0, 0.0)},
+    }  # the last: biases
     assert multiples('bn') == {True: {(1.0, 0.0)}, False: {(1.0, 0.0)}}
 
 
-@pytest.mark.parametrize('name', [n for n in TABLE if TABLE[n][0]['LR_DECAY'] and TABLE[n][0]['LR_POLICY'] == 'poly'])
+@pytest.mark.parametrize(
+    'name', [n for n in TABLE if TABLE[n][0]['LR_DECAY'] and TABLE[n][0]['LR_POLICY'] == 'poly']
+)
 def test_schedule_of_the_official_code(name):
     meta, want = gold('lr_official')
     settings.override([path(name)])
     put(LR=meta['args']['base_lr'], ITER_MAX=meta['args']['max_iter'])
-    np.testing.assert_allclose(rates(want['step'].tolist(), first=1), want['lr'][:, 0], rtol=meta['tolerance']['rel'], atol=0)
+    np.testing.assert_allclose(
+        rates(want['step'].tolist(), first=1),
+        want['lr'][:, 0],
+        rtol=meta['tolerance']['rel'],
+        atol=0,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- two steps
@@ -284,8 +461,25 @@ def signals_restored():
 @pytest.mark.parametrize('name', TABLE)
 def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored):
     """train.py with every recipe, small, on a tiny tree in its data set's real layout; all that it writes at the end is there."""
-    settings.override([path(name), 'N_LAYERS=18', 'STEM=plain', 'PRETRAINED=', 'INIT=', 'BATCH_SIZE=2', 'CROP_SIZE=65', 'NUM_WORKERS=0', 'EM_CHANNELS=32',
-                       'EM_BASES=8', 'HEAD_CHANNELS=32', 'ITER_MAX=2', f'MODEL_DIR={tmp_path}/models', f'LOG_DIR={tmp_path}/logdir', 'AMP=off'])
+    settings.override(
+        [
+            path(name),
+            'N_LAYERS=18',
+            'STEM=plain',
+            'PRETRAINED=',
+            'INIT=',
+            'BATCH_SIZE=2',
+            'CROP_SIZE=65',
+            'NUM_WORKERS=0',
+            'EM_CHANNELS=32',
+            'EM_BASES=8',
+            'HEAD_CHANNELS=32',
+            'ITER_MAX=2',
+            f'MODEL_DIR={tmp_path}/models',
+            f'LOG_DIR={tmp_path}/logdir',
+            'AMP=off',
+        ]
+    )
     if settings.SHORT_SIDE:
         put(SHORT_SIDE=(65, 73))
     if settings.TEST_SHORT_SIDE:
@@ -298,7 +492,9 @@ def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored):
     assert train.main() is None
     with open(tmp_path / 'logdir' / name / 'log.jsonl') as f:
         lines = [json.loads(line) for line in f]
-    assert lines[-1]['step'] == 2 and np.isfinite([line['loss'] for line in lines if 'loss' in line][0])
+    assert lines[-1]['step'] == 2 and np.isfinite(
+        [line['loss'] for line in lines if 'loss' in line][0]
+    )
     assert ('val/mIoU' in lines[-1]) == bool(settings.ITER_VAL)
     final = torch.load(tmp_path / 'models' / name / 'final.pth', weights_only=True)
     assert final['step'] == 2 and final['settings']['DATASET'] == settings.DATASET

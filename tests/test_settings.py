@@ -1,4 +1,5 @@
 """override(): recipes and KEY=value, and what it says to mistakes."""
+
 import os
 
 import pytest
@@ -14,11 +15,34 @@ def recipe(tmp_path, text, name='trial.py'):
     return str(path)
 
 
-@pytest.mark.parametrize('arg, wanted', [
-    ('LR=5e-3', 5e-3), ('LR=1', 1.0), ('BATCH_SIZE=8', 8), ('EM_GRAD=True', True), ('CROP_SIZE=400', 400), ('CROP_SIZE=(360, 480)', (360, 480)),
-    ('CROP_SIZE=[360,480]', (360, 480)), ('N_CLASSES=None', None), ('N_CLASSES=30', 30), ('DEVICES=cpu', 'cpu'), ('DEVICES="cpu"', 'cpu'),
-    ('DEVICES=(0,1)', (0, 1)), ('DATA_ROOT=/some where/ü', '/some where/ü'), ('DATA_ROOT=123', '123'), ('PRETRAINED=', ''), ('NAME=a=b', 'a=b'), ('DEVICES=1', (1,)), ('TEST_SCALES=1.5', (1.5,)),
-    ('SAVE_DIR=out.py', 'out.py'), ('SCALES=(1,)', (1,)), ('EM_NORM=layer', 'layer'), ('TEST_STAGE_NUM=5', 5), ('SCALES=(0.5, 2)', (0.5, 2))])
+@pytest.mark.parametrize(
+    'arg, wanted',
+    [
+        ('LR=5e-3', 5e-3),
+        ('LR=1', 1.0),
+        ('BATCH_SIZE=8', 8),
+        ('EM_GRAD=True', True),
+        ('CROP_SIZE=400', 400),
+        ('CROP_SIZE=(360, 480)', (360, 480)),
+        ('CROP_SIZE=[360,480]', (360, 480)),
+        ('N_CLASSES=None', None),
+        ('N_CLASSES=30', 30),
+        ('DEVICES=cpu', 'cpu'),
+        ('DEVICES="cpu"', 'cpu'),
+        ('DEVICES=(0,1)', (0, 1)),
+        ('DATA_ROOT=/some where/ü', '/some where/ü'),
+        ('DATA_ROOT=123', '123'),
+        ('PRETRAINED=', ''),
+        ('NAME=a=b', 'a=b'),
+        ('DEVICES=1', (1,)),
+        ('TEST_SCALES=1.5', (1.5,)),
+        ('SAVE_DIR=out.py', 'out.py'),
+        ('SCALES=(1,)', (1,)),
+        ('EM_NORM=layer', 'layer'),
+        ('TEST_STAGE_NUM=5', 5),
+        ('SCALES=(0.5, 2)', (0.5, 2)),
+    ],
+)
 def test_values(arg, wanted):
     override([arg])
     found = getattr(settings, arg.partition('=')[0])
@@ -42,7 +66,10 @@ def test_every_table_names_settings():
 
 
 def test_the_last_word_wins(tmp_path):
-    one, two = recipe(tmp_path, 'LR = 0.1\nSEED = 1\n', 'one.py'), recipe(tmp_path, 'LR = 0.2\n', 'two.py')
+    one, two = (
+        recipe(tmp_path, 'LR = 0.1\nSEED = 1\n', 'one.py'),
+        recipe(tmp_path, 'LR = 0.2\n', 'two.py'),
+    )
     override(['LR=0.3', one, two])
     assert (settings.LR, settings.SEED, settings.NAME) == (0.2, 1, 'two')
     override([two, one, 'LR=0.3', 'LR=0.4'])
@@ -50,8 +77,20 @@ def test_the_last_word_wins(tmp_path):
 
 
 def test_recipe_takes_comments_docstrings_and_blank_lines(tmp_path):
-    override([recipe(tmp_path, '"""What it is."""\n# a comment\n\nLR = 0.1  # another\nDATA_ROOT = "straße"\nBN_MOM = 1e-1\nSCALES = (\n    0.5,\n    1)\n')])
-    assert (settings.LR, settings.DATA_ROOT, settings.BN_MOM, settings.SCALES) == (0.1, 'straße', 0.1, (0.5, 1))
+    override(
+        [
+            recipe(
+                tmp_path,
+                '"""What it is."""\n# a comment\n\nLR = 0.1  # another\nDATA_ROOT = "straße"\nBN_MOM = 1e-1\nSCALES = (\n    0.5,\n    1)\n',
+            )
+        ]
+    )
+    assert (settings.LR, settings.DATA_ROOT, settings.BN_MOM, settings.SCALES) == (
+        0.1,
+        'straße',
+        0.1,
+        (0.5, 1),
+    )
 
 
 def test_recipe_as_windows_editors_save_it(tmp_path):
@@ -59,7 +98,15 @@ def test_recipe_as_windows_editors_save_it(tmp_path):
     assert (settings.LR, settings.SEED) == (0.1, 4)
 
 
-@pytest.mark.parametrize('args, wanted', [(['trial.py'], 'trial'), (['NAME=mine', 'trial.py'], 'mine'), (['trial.py', 'NAME=mine'], 'mine'), (['LR=1'], 'default')])
+@pytest.mark.parametrize(
+    'args, wanted',
+    [
+        (['trial.py'], 'trial'),
+        (['NAME=mine', 'trial.py'], 'mine'),
+        (['trial.py', 'NAME=mine'], 'mine'),
+        (['LR=1'], 'default'),
+    ],
+)
 def test_name_of_the_run(args, wanted, tmp_path):
     path = recipe(tmp_path, 'LR = 0.1\n')
     override([path if a == 'trial.py' else a for a in args])
@@ -71,30 +118,69 @@ def test_recipe_may_name_the_run(tmp_path):
     assert settings.NAME == 'other'
 
 
-@pytest.mark.parametrize('arg, said', [
-    ('BATCHSIZE=8', 'there is no setting BATCHSIZE; did you mean BATCH_SIZE'), ('lr=1', 'no setting lr; did you mean LR'),
-    ('QQQQQQQ=1', 'no setting QQQQQQQ; settings.py lists them'), ('FREE=()', 'no setting FREE'),
-    ('LR=fast', "LR = 'fast' will not do; it takes float"), ('BATCH_SIZE=8.5', 'BATCH_SIZE = 8.5 will not do; it takes int'),
-    ('BATCH_SIZE=True', 'it takes int'), ('EM_GRAD=1', 'it takes bool'), ('EM_GRAD=true', 'it takes bool'),
-    ('STRIDE=4', 'STRIDE = 4 will not do; it takes 8, 16, 32'), ('STRIDE=8.0', 'it takes 8, 16, 32'), ('DEVICES=all', "it takes 'auto', 'cpu' or a tuple of int"),
-    ('N_CLASSES=many', 'it takes int or None'), ('CROP_SIZE=wide', 'it takes int or a tuple of int, int'), ('LR_POLICY=linear', "it takes 'poly', 'cosine', 'step'"),
-    ('BATCH_SIZE=0', 'out of range: at least 1'), ('LR=-1', 'out of range'), ('LR=1e999', 'out of range'), ('DROPOUT=1', 'out of range: 0 to 0.99'),
-    ('SCALES=(0, 1)', 'out of range'), ('STD=(1, 1, 0)', 'out of range'), ('N_CLASSES=255', 'out of range'), ('IGNORE_LABEL=256', 'out of range'),
-    ('MEAN=(0.5, 0.5)', 'it takes a tuple of float, float, float'), ('CROP_SIZE=(1, 2, 3)', 'a tuple of int, int'), ('SCALES=()', 'it takes a tuple of float'),
-    ('SCALES=("a", "b")', 'will not do'), ('CROP_SIZE=(None, 9)', 'will not do'), ('SCALES=((1,), 2)', 'will not do'), ('SCALES=x', 'it takes a tuple of float'),
-    ('CROP_SIZE=7', 'smaller than STRIDE = 8'), ('CROP_SIZE=(513, 7)', 'smaller than STRIDE'), ('ACCUMULATE=3', 'cannot be cut into ACCUMULATE = 3'),
-    ('BATCH_SIZE', 'BATCH_SIZE')])
+@pytest.mark.parametrize(
+    'arg, said',
+    [
+        ('BATCHSIZE=8', 'there is no setting BATCHSIZE; did you mean BATCH_SIZE'),
+        ('lr=1', 'no setting lr; did you mean LR'),
+        ('QQQQQQQ=1', 'no setting QQQQQQQ; settings.py lists them'),
+        ('FREE=()', 'no setting FREE'),
+        ('LR=fast', "LR = 'fast' will not do; it takes float"),
+        ('BATCH_SIZE=8.5', 'BATCH_SIZE = 8.5 will not do; it takes int'),
+        ('BATCH_SIZE=True', 'it takes int'),
+        ('EM_GRAD=1', 'it takes bool'),
+        ('EM_GRAD=true', 'it takes bool'),
+        ('STRIDE=4', 'STRIDE = 4 will not do; it takes 8, 16, 32'),
+        ('STRIDE=8.0', 'it takes 8, 16, 32'),
+        ('DEVICES=all', "it takes 'auto', 'cpu' or a tuple of int"),
+        ('N_CLASSES=many', 'it takes int or None'),
+        ('CROP_SIZE=wide', 'it takes int or a tuple of int, int'),
+        ('LR_POLICY=linear', "it takes 'poly', 'cosine', 'step'"),
+        ('BATCH_SIZE=0', 'out of range: at least 1'),
+        ('LR=-1', 'out of range'),
+        ('LR=1e999', 'out of range'),
+        ('DROPOUT=1', 'out of range: 0 to 0.99'),
+        ('SCALES=(0, 1)', 'out of range'),
+        ('STD=(1, 1, 0)', 'out of range'),
+        ('N_CLASSES=255', 'out of range'),
+        ('IGNORE_LABEL=256', 'out of range'),
+        ('MEAN=(0.5, 0.5)', 'it takes a tuple of float, float, float'),
+        ('CROP_SIZE=(1, 2, 3)', 'a tuple of int, int'),
+        ('SCALES=()', 'it takes a tuple of float'),
+        ('SCALES=("a", "b")', 'will not do'),
+        ('CROP_SIZE=(None, 9)', 'will not do'),
+        ('SCALES=((1,), 2)', 'will not do'),
+        ('SCALES=x', 'it takes a tuple of float'),
+        ('CROP_SIZE=7', 'smaller than STRIDE = 8'),
+        ('CROP_SIZE=(513, 7)', 'smaller than STRIDE'),
+        ('ACCUMULATE=3', 'cannot be cut into ACCUMULATE = 3'),
+        ('BATCH_SIZE', 'BATCH_SIZE'),
+    ],
+)
 def test_mistakes_on_the_command_line(arg, said):
     with pytest.raises(UsageError) as e:
         override([arg])
     assert said in str(e.value) and '\n' not in str(e.value) and e.value.code == 2
 
 
-@pytest.mark.parametrize('text, said', [
-    ('import os\n', 'is not a recipe'), ('LR = float("1")\n', 'is not a recipe'), ('LR += 1\n', 'is not a recipe'), ('a, b = 1, 2\n', 'is not a recipe'),
-    ('LR = \n', 'is not a recipe'), ('for x in y: pass\n', 'is not a recipe'), ('open("MARK", "w")\n', 'is not a recipe'),
-    ('LR = 0.1\nBATCHSIZE = 8\n', 'line 2: there is no setting BATCHSIZE; did you mean BATCH_SIZE'), ('\nLR = "fast"\n', "line 2: LR = 'fast' will not do"),
-    ('LR = -1\n', 'line 1: LR = -1.0 is out of range')])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('import os\n', 'is not a recipe'),
+        ('LR = float("1")\n', 'is not a recipe'),
+        ('LR += 1\n', 'is not a recipe'),
+        ('a, b = 1, 2\n', 'is not a recipe'),
+        ('LR = \n', 'is not a recipe'),
+        ('for x in y: pass\n', 'is not a recipe'),
+        ('open("MARK", "w")\n', 'is not a recipe'),
+        (
+            'LR = 0.1\nBATCHSIZE = 8\n',
+            'line 2: there is no setting BATCHSIZE; did you mean BATCH_SIZE',
+        ),
+        ('\nLR = "fast"\n', "line 2: LR = 'fast' will not do"),
+        ('LR = -1\n', 'line 1: LR = -1.0 is out of range'),
+    ],
+)
 def test_mistakes_in_a_recipe(text, said, tmp_path):
     path = recipe(tmp_path, text.replace('MARK', str(tmp_path / 'mark')))
     before = settings.in_force()
@@ -126,10 +212,32 @@ def test_binary_file_is_no_recipe(tmp_path):
 
 
 def test_settings_round_trip_through_a_file(tmp_path):
-    override(['NAME=trip', 'LR=0.123', 'DATA_ROOT=/straße "x"\\y', 'CROP_SIZE=(65, 97)', 'N_CLASSES=30', 'DEVICES=(0, 1)', 'EM_GRAD=True', 'BN_MOM=0.1'])
+    override(
+        [
+            'NAME=trip',
+            'LR=0.123',
+            'DATA_ROOT=/straße "x"\\y',
+            'CROP_SIZE=(65, 97)',
+            'N_CLASSES=30',
+            'DEVICES=(0, 1)',
+            'EM_GRAD=True',
+            'BN_MOM=0.1',
+        ]
+    )
     before = settings.in_force()
     path = recipe(tmp_path, settings.as_text(before))
-    override(['LR=1', 'SEED=5', 'NAME=x', 'CROP_SIZE=33', 'N_CLASSES=None', 'DEVICES=cpu', 'EM_GRAD=False', 'DATA_ROOT=.'])
+    override(
+        [
+            'LR=1',
+            'SEED=5',
+            'NAME=x',
+            'CROP_SIZE=33',
+            'N_CLASSES=None',
+            'DEVICES=cpu',
+            'EM_GRAD=False',
+            'DATA_ROOT=.',
+        ]
+    )
     override([path])
     assert settings.in_force() == before
 
@@ -143,10 +251,18 @@ def test_recipes_that_come_along_are_sound():
                 assert settings.NAME == name[:-3]
 
 
-@pytest.mark.parametrize('args, words', [
-    (['TEST_SHORT_SIDE=800', 'TEST_BASE_SIZE=512'], 'TEST_SHORT_SIDE = 800 and TEST_BASE_SIZE = 512 both'),
-    (['TEST_LONG_SIDE=1333'], 'TEST_LONG_SIDE = 1333 limits TEST_SHORT_SIDE, which is None'), (['LR=1e-5', 'LR_MIN=1e-4'], 'LR_MIN = 0.0001 is larger than LR'),
-    (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range: 0 to 1')])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (
+            ['TEST_SHORT_SIDE=800', 'TEST_BASE_SIZE=512'],
+            'TEST_SHORT_SIDE = 800 and TEST_BASE_SIZE = 512 both',
+        ),
+        (['TEST_LONG_SIDE=1333'], 'TEST_LONG_SIDE = 1333 limits TEST_SHORT_SIDE, which is None'),
+        (['LR=1e-5', 'LR_MIN=1e-4'], 'LR_MIN = 0.0001 is larger than LR'),
+        (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range: 0 to 1'),
+    ],
+)
 def test_settings_that_contradict_each_other(args, words):
     with pytest.raises(UsageError, match=words):
         override(args)

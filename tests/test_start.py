@@ -2,6 +2,7 @@
 
 Fixtures load weights, so none of them sees a start; these tests do.
 """
+
 import json
 import math
 import re
@@ -37,32 +38,67 @@ def expected_std(name, conv):
     return 1 / math.sqrt(3 * fan_in)
 
 
-@pytest.mark.parametrize('head, values', [
-    *((head, {}) for head in network.HEADS), ('danet', dict(DANET_D2=True)), ('deeplabv3', dict(DEEPLABV3_PAPER=True)), ('ema', dict(EM_GRAD=True)),
-    ('ema', dict(EM_UPDATE='learnt', EM_NORM='none')), ('ema', dict(N_LAYERS=50, STEM='deep', SECOND_CONV=False))])
+@pytest.mark.parametrize(
+    'head, values',
+    [
+        *((head, {}) for head in network.HEADS),
+        ('danet', dict(DANET_D2=True)),
+        ('deeplabv3', dict(DEEPLABV3_PAPER=True)),
+        ('ema', dict(EM_GRAD=True)),
+        ('ema', dict(EM_UPDATE='learnt', EM_NORM='none')),
+        ('ema', dict(N_LAYERS=50, STEM='deep', SECOND_CONV=False)),
+    ],
+)
 def test_how_convolutions_start(head, values):
     """Each of them, and the biases; two batch norms and two numbers start at zero, by their papers."""
-    small_net(**dict(HEAD=head, STRIDE=network.trait(network.HEADS[head], 'strides')[0], CROP_SIZE=65, AUX_WEIGHT=0.4, EM_CHANNELS=256,
-                     EM_BASES=32, HEAD_CHANNELS=128, DATASET='ade20k') | values)
+    small_net(
+        **dict(
+            HEAD=head,
+            STRIDE=network.trait(network.HEADS[head], 'strides')[0],
+            CROP_SIZE=65,
+            AUX_WEIGHT=0.4,
+            EM_CHANNELS=256,
+            EM_BASES=32,
+            HEAD_CHANNELS=128,
+            DATASET='ade20k',
+        )
+        | values
+    )
     torch.manual_seed(0)
     net, zeros, seen = network.build(), [], 0
     for name, m in net.named_modules():
         if isinstance(m, nn.Conv2d):
             n, seen = m.weight.numel(), seen + 1
-            assert m.weight.std().item() == pytest.approx(expected_std(name, m), rel=max(0.02, 4 / math.sqrt(n))), name
+            assert m.weight.std().item() == pytest.approx(
+                expected_std(name, m), rel=max(0.02, 4 / math.sqrt(n))
+            ), name
             assert abs(m.weight.mean().item()) < 5 * m.weight.std().item() / math.sqrt(n), name
-            if m.bias is not None and (settings.DANET_D2 and name.startswith('head.') or settings.EM_GRAD and name == 'emau.conv1'):
+            if m.bias is not None and (
+                settings.DANET_D2
+                and name.startswith('head.')
+                or settings.EM_GRAD
+                and name == 'emau.conv1'
+            ):
                 assert (m.bias == 0).all(), name  # detectron2's
             elif m.bias is not None:
                 bound = 1 / math.sqrt(m.weight[0].numel())
                 assert 0 < m.bias.abs().max() <= bound, name
         elif isinstance(m, (nn.BatchNorm2d, nn.GroupNorm)):
-            assert (m.bias == 0).all() and (m.weight == m.weight[0]).all() and m.weight[0] in (0, 1), name
+            assert (
+                (m.bias == 0).all() and (m.weight == m.weight[0]).all() and m.weight[0] in (0, 1)
+            ), name
             if m.weight[0] == 0:
                 zeros.append(name)
-    zeros += [name for name, p in net.named_parameters() if p.numel() == 1 and name.endswith('gamma') and p == 0]
-    wanted = {'nonlocal': ['head.block.restore.1'], 'a2net': ['head.block.restore.1'],
-              'danet': ['head.position.1.gamma', 'head.channel.1.gamma']}.get(head, [])
+    zeros += [
+        name
+        for name, p in net.named_parameters()
+        if p.numel() == 1 and name.endswith('gamma') and p == 0
+    ]
+    wanted = {
+        'nonlocal': ['head.block.restore.1'],
+        'a2net': ['head.block.restore.1'],
+        'danet': ['head.position.1.gamma', 'head.channel.1.gamma'],
+    }.get(head, [])
     assert zeros == ([] if settings.DANET_D2 else wanted) and seen > 20
 
 
@@ -108,7 +144,9 @@ def clustered(seed, spoil=None):
         unit.update_bases(mu.mean(0))
     x, group = groups_of_features(centres, generator)
     _, _, z = unit(x, maps=True)
-    return mutual_information(z.flatten(2).transpose(1, 2).reshape(-1, 64), group), EMAU.curves(unit.statistics.tolist())
+    return mutual_information(z.flatten(2).transpose(1, 2).reshape(-1, 64), group), EMAU.curves(
+        unit.statistics.tolist()
+    )
 
 
 def torch_start(unit):
@@ -121,7 +159,9 @@ def test_the_unit_clusters_from_its_start(seed):
     """At most log 12 = 2.485."""
     information, curves = clustered(seed)
     assert 2.2 < information < math.log(12)
-    assert curves['em/entropy'] < 0.5 and curves['em/cosine'] < 0.7 and curves['em/bases_in_use'] > 30
+    assert (
+        curves['em/entropy'] < 0.5 and curves['em/cosine'] < 0.7 and curves['em/bases_in_use'] > 30
+    )
 
 
 def test_with_torchs_start_it_does_not():
@@ -147,16 +187,30 @@ def test_curves_against_their_formulas():
     cosines = unit_length.transpose(1, 2) @ unit_length
     cosine = cosines[:, ~torch.eye(5, dtype=torch.bool)].mean()
     curves = EMAU.curves(unit.statistics.tolist())
-    assert curves == pytest.approx({'em/entropy': entropy.item(), 'em/bases_in_use': (-(share * share.log()).sum()).exp().item(),
-                                    'em/cosine': cosine.item()}, rel=1e-4)
+    assert curves == pytest.approx(
+        {
+            'em/entropy': entropy.item(),
+            'em/bases_in_use': (-(share * share.log()).sum()).exp().item(),
+            'em/cosine': cosine.item(),
+        },
+        rel=1e-4,
+    )
 
 
 def test_curves_at_their_ends():
-    assert EMAU.curves([0.25] * 4 + [1.0, 1.0]) == pytest.approx({'em/entropy': 1, 'em/bases_in_use': 4, 'em/cosine': 1})
-    assert EMAU.curves([0.0, 1.0, 0.0, 0.0, 0.0]) == pytest.approx({'em/entropy': 0, 'em/bases_in_use': 1, 'em/cosine': 0})
+    assert EMAU.curves([0.25] * 4 + [1.0, 1.0]) == pytest.approx(
+        {'em/entropy': 1, 'em/bases_in_use': 4, 'em/cosine': 1}
+    )
+    assert EMAU.curves([0.0, 1.0, 0.0, 0.0, 0.0]) == pytest.approx(
+        {'em/entropy': 0, 'em/bases_in_use': 1, 'em/cosine': 0}
+    )
     unit = EMAU(8, 1).train()
     unit(torch.randn(2, 8, 3, 3))
-    assert EMAU.curves(unit.statistics.tolist()) == {'em/entropy': 0, 'em/bases_in_use': 1, 'em/cosine': 0}  # a single basis
+    assert EMAU.curves(unit.statistics.tolist()) == {
+        'em/entropy': 0,
+        'em/bases_in_use': 1,
+        'em/cosine': 0,
+    }  # a single basis
 
 
 def test_evaluation_leaves_the_statistics_alone():
@@ -171,18 +225,54 @@ def test_evaluation_leaves_the_statistics_alone():
 @pytest.fixture
 def run(drawn_shapes, tmp_path, monkeypatch, capsys):
     """run(*settings): lines of log.jsonl and what train.main() prints, for a small network on drawn scenes."""
-    kept, protocols = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}, []
+    kept, protocols = (
+        {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
+        [],
+    )
 
     def main(*args):
         recipe = settings.__file__.replace('settings.py', 'recipes/shapes.py')
-        settings.override([recipe, 'NUM_WORKERS=0', 'N_LAYERS=18', 'STRIDE=16', 'CROP_SIZE=65', 'BATCH_SIZE=2', 'EM_CHANNELS=64', 'EM_BASES=8', 'AMP=off',
-                           'TEST_BATCH=64', 'ITER_MAX=4', 'ITER_LOG=2', 'ITER_VAL=0', f'DATA_ROOT={drawn_shapes}', f'MODEL_DIR={tmp_path}/models',
-                           f'LOG_DIR={tmp_path}/logdir', *args])
-        monkeypatch.setattr(train, 'evaluate', lambda *a: protocols.append(a[3]) or dict(mIoU=0.5, fIoU=0.5, pAcc=0.5, mAcc=0.5, class_iou=[], confusion=torch.zeros(8, 8)))
+        settings.override(
+            [
+                recipe,
+                'NUM_WORKERS=0',
+                'N_LAYERS=18',
+                'STRIDE=16',
+                'CROP_SIZE=65',
+                'BATCH_SIZE=2',
+                'EM_CHANNELS=64',
+                'EM_BASES=8',
+                'AMP=off',
+                'TEST_BATCH=64',
+                'ITER_MAX=4',
+                'ITER_LOG=2',
+                'ITER_VAL=0',
+                f'DATA_ROOT={drawn_shapes}',
+                f'MODEL_DIR={tmp_path}/models',
+                f'LOG_DIR={tmp_path}/logdir',
+                *args,
+            ]
+        )
+        monkeypatch.setattr(
+            train,
+            'evaluate',
+            lambda *a: (
+                protocols.append(a[3])
+                or dict(
+                    mIoU=0.5,
+                    fIoU=0.5,
+                    pAcc=0.5,
+                    mAcc=0.5,
+                    class_iou=[],
+                    confusion=torch.zeros(8, 8),
+                )
+            ),
+        )
         assert train.main() is None
         with open(tmp_path / 'logdir' / settings.NAME / 'log.jsonl') as f:
             lines = [json.loads(line) for line in f]
         return lines, capsys.readouterr().out
+
     main.protocols = protocols  # of the validations
     yield main
     for number, handler in kept.items():
@@ -193,7 +283,12 @@ def test_training_logs_the_curves(run):
     lines, _ = run()
     keys = {'em/entropy', 'em/bases_in_use', 'em/cosine'}
     assert [line['step'] for line in lines if keys <= set(line)] == [2, 4]
-    assert all(0 < line['em/entropy'] < 0.97 and 1 < line['em/bases_in_use'] <= 8 and -0.2 < line['em/cosine'] < 0.97 for line in lines)
+    assert all(
+        0 < line['em/entropy'] < 0.97
+        and 1 < line['em/bases_in_use'] <= 8
+        and -0.2 < line['em/cosine'] < 0.97
+        for line in lines
+    )
     assert 'does not cluster' not in run('ITER_VAL=2', 'NAME=validated')[1]
     lines, _ = run('HEAD=fcn', 'NAME=other')
     assert not any(keys & set(line) for line in lines)
@@ -216,9 +311,16 @@ def test_a_collapsed_unit_is_told_once(run, monkeypatch):
     assert 'resuming' in out and 'does not cluster' not in out
 
 
-@pytest.mark.parametrize('entropy, cosine, warned', [(0.981, 0.0, True), (0.5, 0.951, True), (0.979, 0.949, False), (None, None, False)])
+@pytest.mark.parametrize(
+    'entropy, cosine, warned',
+    [(0.981, 0.0, True), (0.5, 0.951, True), (0.979, 0.949, False), (None, None, False)],
+)
 def test_what_counts_as_collapsed(entropy, cosine, warned, capsys):
-    curves = {} if entropy is None else {'em/entropy': entropy, 'em/bases_in_use': 3.0, 'em/cosine': cosine}
+    curves = (
+        {}
+        if entropy is None
+        else {'em/entropy': entropy, 'em/bases_in_use': 3.0, 'em/cosine': cosine}
+    )
     train.warn_of_collapse(launch.Place([torch.device('cpu')]), curves)
     assert ('does not cluster' in capsys.readouterr().out) == warned
 
@@ -226,14 +328,26 @@ def test_what_counts_as_collapsed(entropy, cosine, warned, capsys):
 # --------------------------------------------------------------------------------------------------- batch norm momentum
 
 
-@pytest.mark.parametrize('values, wanted, start', [
-    (dict(PRETRAINED='x.pth', INIT=''), 3e-4, False), (dict(PRETRAINED='', INIT='x.pth'), 3e-4, False), (dict(PRETRAINED='', INIT=''), 0.1, True),
-    (dict(PRETRAINED='torchvision', INIT=''), 3e-4, False), (dict(PRETRAINED='', INIT='', BN_MOM=3e-4), 3e-4, True),
-    (dict(PRETRAINED='x.pth', INIT='', BN_MOM=0.05), 0.05, False)])
+@pytest.mark.parametrize(
+    'values, wanted, start',
+    [
+        (dict(PRETRAINED='x.pth', INIT=''), 3e-4, False),
+        (dict(PRETRAINED='', INIT='x.pth'), 3e-4, False),
+        (dict(PRETRAINED='', INIT=''), 0.1, True),
+        (dict(PRETRAINED='torchvision', INIT=''), 3e-4, False),
+        (dict(PRETRAINED='', INIT='', BN_MOM=3e-4), 3e-4, True),
+        (dict(PRETRAINED='x.pth', INIT='', BN_MOM=0.05), 0.05, False),
+    ],
+)
 def test_momentum_follows_from_the_start(values, wanted, start):
     small_net(**dict(BN_MOM=None) | values)
-    assert settings.bn_momentum(settings.in_force()) == wanted and settings.from_scratch(settings.in_force()) == start
-    assert {m.momentum for m in network.build().modules() if isinstance(m, nn.BatchNorm2d)} == {wanted}
+    assert (
+        settings.bn_momentum(settings.in_force()) == wanted
+        and settings.from_scratch(settings.in_force()) == start
+    )
+    assert {m.momentum for m in network.build().modules() if isinstance(m, nn.BatchNorm2d)} == {
+        wanted
+    }
 
 
 def test_momentum_is_told_and_a_trap_is_warned_of(run):
@@ -241,13 +355,24 @@ def test_momentum_is_told_and_a_trap_is_warned_of(run):
     assert 'BN_MOM 0.1, from scratch' in out and 'warning' not in out
     _, out = run('ITER_MAX=2', 'BN_MOM=3e-4', 'NAME=trap')
     assert 'BN_MOM 0.0003, from scratch' in out
-    assert re.search(r'warning: BN_MOM 0.0003 is too small for a run this short: after ITER_MAX = 2 steps .* of all layers still hold 100 %', out)
+    assert re.search(
+        r'warning: BN_MOM 0.0003 is too small for a run this short: after ITER_MAX = 2 steps .* of all layers still hold 100 %',
+        out,
+    )
 
 
-@pytest.mark.parametrize('values, whose', [
-    (dict(ITER_MAX=9984), 'of all layers'), (dict(ITER_MAX=9985), None),  # (1 - 3e-4) ** 9985 = 0.05
-    (dict(ITER_MAX=9984, INIT='x.pth'), None), (dict(ITER_MAX=400, PRETRAINED='x.pth', BN_MOM=None), 'of the head'),
-    (dict(ITER_MAX=30000, PRETRAINED='x.pth', BN_MOM=None), None), (dict(ITER_MAX=2, BN_MOM=None), None), (dict(ITER_MAX=2, BN_MOM=0.1), None)])
+@pytest.mark.parametrize(
+    'values, whose',
+    [
+        (dict(ITER_MAX=9984), 'of all layers'),
+        (dict(ITER_MAX=9985), None),  # (1 - 3e-4) ** 9985 = 0.05
+        (dict(ITER_MAX=9984, INIT='x.pth'), None),
+        (dict(ITER_MAX=400, PRETRAINED='x.pth', BN_MOM=None), 'of the head'),
+        (dict(ITER_MAX=30000, PRETRAINED='x.pth', BN_MOM=None), None),
+        (dict(ITER_MAX=2, BN_MOM=None), None),
+        (dict(ITER_MAX=2, BN_MOM=0.1), None),
+    ],
+)
 def test_statistics_that_cannot_arrive(values, whose, capsys):
     put(**dict(PRETRAINED='', INIT='', BN_MOM=3e-4) | values)
     train.warn_of_statistics(launch.Place([torch.device('cpu')]))
@@ -260,7 +385,9 @@ def test_resuming_compares_what_momentum_means(run):
     run('ITER_MAX=2', 'BN_MOM=None')
     _, out = run('ITER_MAX=3', 'BN_MOM=0.1')
     assert 'resuming shapes at step 2' in out
-    with pytest.raises(settings.UserError, match='BN_MOM was 0.1, is 0.0003, as follows from PRETRAINED and INIT'):
+    with pytest.raises(
+        settings.UserError, match='BN_MOM was 0.1, is 0.0003, as follows from PRETRAINED and INIT'
+    ):
         run('ITER_MAX=4', 'PRETRAINED=x.pth', 'BN_MOM=None')
 
 
@@ -268,12 +395,22 @@ def test_older_files_lack_settings_that_came_later():
     """What they lack stood for something; a run that would go on otherwise stops."""
     put(ROTATE=10.0, ROTATE_PROB=0.5, LR_MIN=1e-4)
     names = list(settings.in_force())
-    older = {k: v for k, v in settings.in_force().items() if k not in ('ROTATE_PROB', 'LR_MIN', 'DEEPLABV3PLUS_RATES')}
-    assert checkpoint.differences(older, names) == ['ROTATE_PROB was 1.0, is 0.5', 'LR_MIN was 0.0, is 0.0001']
+    older = {
+        k: v
+        for k, v in settings.in_force().items()
+        if k not in ('ROTATE_PROB', 'LR_MIN', 'DEEPLABV3PLUS_RATES')
+    }
+    assert checkpoint.differences(older, names) == [
+        'ROTATE_PROB was 1.0, is 0.5',
+        'LR_MIN was 0.0, is 0.0001',
+    ]
     put(ROTATE_PROB=1.0, LR_MIN=0.0)
     assert checkpoint.differences(older, names) == [] and checkpoint.differences({}, names) == []
     put(LOSS='ohem')
-    assert 'OHEM_KEEP was pixels per device' in checkpoint.differences(older | dict(LOSS='ohem'), names)[0]
+    assert (
+        'OHEM_KEEP was pixels per device'
+        in checkpoint.differences(older | dict(LOSS='ohem'), names)[0]
+    )
     assert checkpoint.differences(settings.in_force(), names) == []
 
 

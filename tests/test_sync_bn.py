@@ -1,4 +1,5 @@
 """Batch norm over replicas; against the reference it is tested in test_golden.py."""
+
 import copy
 import io
 
@@ -43,7 +44,9 @@ def test_one_replica_is_torchs():
 def test_members_are_one_batch(sizes):
     bn, x = make(), torch.randn(sum(sizes), 4, 5, 6)
     twin = plain(bn, torch.float64)
-    assert_close(torch.cat(in_threads(replicate(bn, len(sizes)), x.split(sizes))), twin(x.double()), 1e-6)
+    assert_close(
+        torch.cat(in_threads(replicate(bn, len(sizes)), x.split(sizes))), twin(x.double()), 1e-6
+    )
     for key in ('running_mean', 'running_var', 'num_batches_tracked'):
         assert_close(bn.state_dict()[key], twin.state_dict()[key], 1e-6, key)
 
@@ -60,7 +63,9 @@ def test_large_mean_small_variance():
     bn = make()
     twin = plain(bn, torch.float64)
     x = 1e4 + 0.1 * torch.randn(8, 4, 16, 16)
-    assert_close(torch.cat(in_threads(replicate(bn, 4), x.split(2))), twin(x.double()), 5e-3, 'output')
+    assert_close(
+        torch.cat(in_threads(replicate(bn, 4), x.split(2))), twin(x.double()), 5e-3, 'output'
+    )
     assert_close(bn.running_mean, twin.running_mean, 1e-6, 'running mean')
     assert_close(bn.running_var, twin.running_var, 1e-3, 'running variance')
 
