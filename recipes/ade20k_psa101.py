@@ -1,12 +1,13 @@
-# PSANet on ADE20K as semseg trains it. Quoted (semseg, val, one scale / six scales): 43.37 / 44.14 mIoU,
+# PSANet on ADE20K as semseg trains it. Quoted (semseg, val, one scale / six scales): 43.37 / 44.14
+# mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
-# 100 epochs of 20,210 // 16 = 1,263 steps. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
+# 100 epochs of 20,210 // 16 = 1,263 steps. PRETRAINED also loads its ImageNet file,
+# resnet101_v2.pth.
 DATASET = 'ade20k'
 TRAIN_SPLIT = 'train'
 HEAD = 'psa'
 CROP_SIZE = 465
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

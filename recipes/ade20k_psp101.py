@@ -1,12 +1,13 @@
-# PSPNet on ADE20K as semseg trains it. Quoted (semseg, val, one scale / six scales): 43.10 / 44.15 mIoU,
+# PSPNet on ADE20K as semseg trains it. Quoted (semseg, val, one scale / six scales): 43.10 / 44.15
+# mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
-# 100 epochs of 20,210 // 16 = 1,263 steps. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
+# 100 epochs of 20,210 // 16 = 1,263 steps. PRETRAINED also loads its ImageNet file,
+# resnet101_v2.pth.
 DATASET = 'ade20k'
 TRAIN_SPLIT = 'train'
 HEAD = 'psp'
 CROP_SIZE = 473
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

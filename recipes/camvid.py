@@ -1,9 +1,9 @@
-# CamVid at 360x480 from scratch, one GPU. Reference point (quoted): FC-DenseNet103 from scratch, 66.9 mIoU on test.
+# CamVid at 360x480 from scratch, one GPU. Reference point (quoted): FC-DenseNet103 from scratch,
+# 66.9 mIoU on test.
 DATASET = 'camvid'
 TRAIN_SPLIT = 'train'
 CROP_SIZE = 361
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 JITTER = 0.3
 N_LAYERS = 50
 PRETRAINED = ''
@@ -17,5 +17,6 @@ LR = 3e-2
 WARMUP = 500
 LR_DECAY = 0
 NUM_WORKERS = 8
-# Median-frequency class weights as published (quoted), in the order of classes/camvid.txt; without the mark in front they are in force:
-# CLASS_WEIGHTS = (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)
+# Median-frequency class weights as published (quoted), in the order of classes/camvid.txt; without
+# the mark in front they are in force:
+# CLASS_WEIGHTS = (.2595, .1826, 4.564, .1417, .9051, .3826, 9.6446, 1.8418, .6823, 6.2478, 7.3614)

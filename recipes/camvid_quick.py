@@ -1,4 +1,5 @@
-# CamVid on two CPU cores in minutes: streets are recognisable, small things are not. DATA_ROOT is where camvid/ lies.
+# CamVid on two CPU cores in minutes: streets are recognisable, small things are not. DATA_ROOT is
+# where camvid/ lies.
 DATASET = 'camvid'
 TRAIN_SPLIT = 'train'
 NUM_WORKERS = 1

@@ -1,12 +1,14 @@
-# DANet on whole Cityscapes images, the detectron2 variant (leftthomas/DANet). 24,000 steps of 8 are 65 epochs of 2,975.
+# DANet on whole Cityscapes images, the detectron2 variant (leftthomas/DANet). 24,000 steps of 8 are
+# 65 epochs of 2,975.
 # Departures: torchvision's trunk weights, so RGB, the usual deviation, and strides in the 3x3.
-# Quoted (that repository, val): 67.57 mIoU; with ResNet-50 66.64. Trained and tested at 480x960, which is what LONG_SIDE leaves of 1024x2048.
+# Quoted (that repository, val): 67.57 mIoU; with ResNet-50 66.64. Trained and tested at 480x960,
+# which is what LONG_SIDE leaves of 1024x2048.
 DATASET = 'cityscapes'
 TRAIN_SPLIT = 'train'
 SHORT_SIDE = (800, 832, 864, 896, 928, 960)
 LONG_SIDE = 960
 HEAD = 'danet'
-DANET_D2 = True
+HEAD_ARGS = {'d2': True}
 STEM = 'plain'
 PRETRAINED = 'torchvision'
 MULTI_GRID = (1, 1, 1)

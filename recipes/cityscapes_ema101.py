@@ -1,10 +1,11 @@
-# EMANet on Cityscapes as mmsegmentation trains it. Quoted (mmsegmentation, val, single scale / multi-scale and flip): 79.10 / 81.21 mIoU.
-# Departures: the network is the official one; docs/recipes.md has the rest. 80,000 steps of 8 are 215 epochs of 2,975.
+# EMANet on Cityscapes as mmsegmentation trains it. Quoted (mmsegmentation, val, single scale /
+# multi-scale and flip): 79.10 / 81.21 mIoU.
+# Departures: the network is the official one; docs/recipes.md has the rest. 80,000 steps of 8 are
+# 215 epochs of 2,975.
 DATASET = 'cityscapes'
 TRAIN_SPLIT = 'train'
 CROP_SIZE = (512, 1024)
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 CAT_MAX_RATIO = 0.75
 JITTER = 0.25  # theirs: contrast and saturation +-0.5, every other picture
 BN_MOM = 0.1

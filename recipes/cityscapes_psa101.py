@@ -1,12 +1,13 @@
-# PSANet on Cityscapes as semseg trains it. Quoted (semseg, val, one scale / six scales): 78.42 / 79.40 mIoU,
+# PSANet on Cityscapes as semseg trains it. Quoted (semseg, val, one scale / six scales): 78.42 /
+# 79.40 mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
-# 200 epochs of 186 steps: its sampler fills 2,975 up to 2,976. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
+# 200 epochs of 186 steps: its sampler fills 2,975 up to 2,976. PRETRAINED also loads its ImageNet
+# file, resnet101_v2.pth.
 DATASET = 'cityscapes'
 TRAIN_SPLIT = 'train'
 HEAD = 'psa'
 CROP_SIZE = 705
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

@@ -1,5 +1,7 @@
-# EMANet on the 54 COCO panoptic stuff classes, the detectron2 variant (leftthomas/EMANet). Quoted (that repository, val): 43.61 mIoU.
-# Images go in as BGR, as there, though the trunk's weights were made with RGB; tested with the short side 800.
+# EMANet on the 54 COCO panoptic stuff classes, the detectron2 variant (leftthomas/EMANet). Quoted
+# (that repository, val): 43.61 mIoU.
+# Images go in as BGR, as there, though the trunk's weights were made with RGB; tested with the
+# short side 800.
 # 30,000 steps of 16 are 4 epochs of 118,287.
 DATASET = 'coco_panoptic'
 TRAIN_SPLIT = 'train'
@@ -10,7 +12,7 @@ FIRST_BLOCK = 'layer4'
 EM_GRAD = True
 LR_POLICY = 'cosine'
 WARMUP = 1000
-BIAS_LR_MULT = 1.0  # theirs: 2 for the biases of the two convolutions that have one, 1 for those of batch norms
+BIAS_LR_MULT = 1.0  # theirs: 2 for the biases of two convolutions, 1 for those of batch norms
 LOSS_AVG = 'valid'
 ITER_VAL = 10000
 TEST_SHORT_SIDE = 800

@@ -1,11 +1,11 @@
 # PSPNet on PASCAL Context as mmsegmentation trains it; ITER_MAX=80000 is its longer schedule.
-# Tested in windows of 480 every 320 on images whose long side is 520. Departures: docs/recipes.md. 40,000 steps of 16 are 128 epochs of 4,998.
+# Tested in windows of 480 every 320 on images whose long side is 520. Departures: docs/recipes.md.
+# 40,000 steps of 16 are 128 epochs of 4,998.
 DATASET = 'pascal_context'
 TRAIN_SPLIT = 'train'
 HEAD = 'psp'
 CROP_SIZE = 480
 SCALES = (0.52, 2.08)  # of images 500 long: 0.5 to 2 times 520
-SCALE_MODE = 'range'
 CAT_MAX_RATIO = 0.75
 JITTER = 0.25  # theirs: contrast and saturation +-0.5, every other picture
 MULTI_GRID = (1, 1, 1)
@@ -21,4 +21,3 @@ DECAY = 'all'
 BIAS_LR_MULT = 1.0
 TEST_CROP = 480
 TEST_BASE_SIZE = 520
-TEST_AVERAGE = 'logit'

@@ -1,4 +1,5 @@
-# The main job without any download: ResNet-18 EMANet from scratch on drawn scenes, minutes on two CPU cores.
+# The main job without any download: ResNet-18 EMANet from scratch on drawn scenes, minutes on two
+# CPU cores.
 DATASET = 'shapes'
 TRAIN_SPLIT = 'train'
 NUM_WORKERS = 1

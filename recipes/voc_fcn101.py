@@ -1,9 +1,9 @@
-# The baseline of voc_psp101.py: the same but for the head, semseg's network without its pyramid. No published number for it.
+# The baseline of voc_psp101.py: the same but for the head, semseg's network without its pyramid. No
+# published number for it.
 # 50 epochs of 10,582 // 16 = 661 steps.
 HEAD = 'fcn'
 CROP_SIZE = 473
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

@@ -1,10 +1,10 @@
-# PSANet on VOC as semseg trains it. Quoted (semseg, val, one scale / six scales): 78.70 / 79.66 mIoU,
+# PSANet on VOC as semseg trains it. Quoted (semseg, val, one scale / six scales): 78.70 / 79.66
+# mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
 # 50 epochs of 10,582 // 16 = 661 steps. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
 HEAD = 'psa'
 CROP_SIZE = 465
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

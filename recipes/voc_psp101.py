@@ -1,10 +1,10 @@
-# PSPNet on VOC as semseg trains it. Quoted (semseg, val, one scale / six scales): 79.07 / 79.63 mIoU,
+# PSPNet on VOC as semseg trains it. Quoted (semseg, val, one scale / six scales): 79.07 / 79.63
+# mIoU,
 # both in windows of CROP_SIZE with mirror images; the first is what this recipe tests.
 # 50 epochs of 10,582 // 16 = 661 steps. PRETRAINED also loads its ImageNet file, resnet101_v2.pth.
 HEAD = 'psp'
 CROP_SIZE = 473
 SCALES = (0.5, 2.0)
-SCALE_MODE = 'range'
 ROTATE = 10.0
 ROTATE_PROB = 0.5
 BLUR = 0.5

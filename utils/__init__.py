@@ -1,0 +1,1 @@
+"""Settings, processes, files, logs, pictures: what the scripts share."""

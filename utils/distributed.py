@@ -1,0 +1,224 @@
+"""Devices and processes: one device, nn.DataParallel, or one process per device (torchrun)."""
+
+import ctypes
+import inspect
+import os
+import platform
+import signal
+import sys
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+import settings
+from utils.config import UsageError
+
+
+class World(NamedTuple):
+    """What this process computes on, and its place among the others.
+
+    devices  the GPUs of this process (several: nn.DataParallel), or the CPU
+    rank     number of this process; `size`: how many there are
+    """
+
+    devices: list
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def device(self):
+        return self.devices[0]
+
+    @property
+    def cuda(self):
+        return self.device.type == 'cuda'
+
+    @property
+    def engine(self):
+        if self.size > 1:
+            return 'DistributedDataParallel'
+        if len(self.devices) > 1:
+            return 'DataParallel'
+        return 'one device'
+
+    def print(self, *words):
+        """Print once for all processes, without tearing a progress bar."""
+        if self.rank == 0:
+            tqdm.write(' '.join(map(str, words)))
+            sys.stdout.flush()
+
+    def bar(self, **options):
+        """Return a progress bar; where output is not a terminal, it prints a line now and then."""
+        interval = 0.5 if sys.stderr.isatty() else 30
+        return tqdm(disable=self.rank > 0, mininterval=interval, dynamic_ncols=True, **options)
+
+    def share(self, count):
+        """Return the numbers below `count` that are this process's to work on."""
+        return range(self.rank, count, self.size)
+
+    def all_reduce(self, tensor):
+        """Sum a tensor over the processes, in place, and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value):
+        """Return the values of all processes, in their order."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def half_type(self):
+        """Return the half type of AMP, or None; 'auto' is bf16 where the device computes in it."""
+        if settings.AMP != 'auto':
+            return {'bf16': torch.bfloat16, 'fp16': torch.float16, 'off': None}[settings.AMP]
+        if self.cuda:
+            able = torch.cuda.get_device_capability(self.device) >= (8, 0)
+        else:
+            able = getattr(torch.cpu, 'get_capabilities', dict)().get('avx512_bf16', False)
+        return torch.bfloat16 if able else None
+
+    def autocast(self):
+        half = self.half_type()
+        return torch.autocast(
+            self.device.type, dtype=half or torch.bfloat16, enabled=half is not None
+        )
+
+    def facts(self):
+        """Return what a run computes on, for its log."""
+        return {
+            'device': self.device_name(),
+            'devices': self.size * len(self.devices),
+            'processes': self.size,
+            'torch': str(torch.__version__),
+            'precision': str(self.half_type() or torch.float32).removeprefix('torch.'),
+        }
+
+    def device_name(self):
+        if self.cuda:
+            return torch.cuda.get_device_name(self.device)
+        if os.path.isfile('/proc/cpuinfo'):
+            with open('/proc/cpuinfo') as f:
+                for line in f:
+                    if line.startswith('model name'):
+                        return line.split(':')[1].strip()
+        return platform.processor() or platform.machine()
+
+    def rng_state(self):
+        """Return the state of torch's generators, of every process, as plain tensors."""
+        cuda = [torch.cuda.get_rng_state(d) for d in self.devices] if self.cuda else []
+        return self.gather({'cpu': torch.get_rng_state(), 'cuda': cuda})
+
+    def set_rng_state(self, states):
+        """Restore rng_state(), unless it is of another number of processes or devices."""
+        gpus_here = self.devices if self.cuda else []
+        if len(states) != self.size or len(states[self.rank]['cuda']) != len(gpus_here):
+            return
+        torch.set_rng_state(states[self.rank]['cpu'])
+        for device, state in zip(gpus_here, states[self.rank]['cuda'], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    def memory(self):
+        """Return {'memory_GB': peak of this process's devices}; {} on the CPU."""
+        if not self.cuda:
+            return {}
+        peak = max(torch.cuda.max_memory_allocated(d) for d in self.devices)
+        return {'memory_GB': peak / 1e9}
+
+
+def start():
+    """Return the World that DEVICES and torchrun's environment describe.
+
+    Processes are joined, the allocator is set and torch is seeded.
+    """
+    size = int(os.environ.get('WORLD_SIZE', 1))
+    rank = int(os.environ.get('RANK', 0))
+    count = torch.cuda.device_count()
+    if settings.DEVICES == 'cpu' or (settings.DEVICES == 'auto' and not count):
+        devices = [torch.device('cpu')]
+        keep_heap()
+    else:
+        devices = gpus(count, size)
+        torch.cuda.set_device(devices[0])
+        torch.backends.cudnn.benchmark = True
+    if size > 1:
+        dist.init_process_group('nccl' if devices[0].type == 'cuda' else 'gloo')
+    torch.manual_seed(settings.SEED)
+    return World(devices, rank, size)
+
+
+def gpus(count, size):
+    """Return the GPUs of this process, one of `size`, on a machine that has `count`."""
+    numbers = range(count) if settings.DEVICES == 'auto' else settings.DEVICES
+    if any(n >= count for n in numbers):
+        raise UsageError(
+            f'DEVICES = {settings.DEVICES!r}: this machine has {count} GPUs, numbered from 0'
+        )
+    if size == 1:
+        return [torch.device('cuda', n) for n in numbers]
+    local = int(os.environ.get('LOCAL_RANK', 0))
+    if local >= len(numbers):
+        raise UsageError(
+            f'{local + 1} processes or more on this machine, but DEVICES has {len(numbers)} GPUs; '
+            'lower --nproc_per_node'
+        )
+    return [torch.device('cuda', numbers[local])]
+
+
+def keep_heap():
+    """Keep freed memory, on Linux: fresh pages cost a CPU training step up to half its time."""
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped apart
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the top of the heap is not given back
+    except (OSError, AttributeError):
+        pass
+
+
+def wrap(net, world):
+    """Return the network for training: compiled, and in the engine of its devices."""
+    if settings.COMPILE:
+        net.compile()
+    if world.size > 1:
+        ddp = nn.parallel.DistributedDataParallel
+        options = {'gradient_as_bucket_view': True}
+        for name in ('forward_sync_buffers', 'broadcast_buffers'):  # newer and older torch
+            if name in inspect.signature(ddp).parameters:
+                options[name] = False  # buffers agree already
+                break
+        return ddp(net, [world.device] if world.cuda else None, **options)
+    if len(world.devices) > 1:
+        net.amp = world.half_type()
+        return nn.DataParallel(net, world.devices)
+    return net
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM: the first one asks to stop after the step, a second one stops at once."""
+
+    def __init__(self):
+        self.number = None
+        signal.signal(signal.SIGINT, self.ask)
+        signal.signal(signal.SIGTERM, self.ask)
+
+    def ask(self, number, frame):
+        self.number = number
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
+
+    def seen(self, world, requests):
+        """Tell whether a stop is known to all processes without waiting for a device.
+
+        requests  how many have asked, a tensor after its reduction
+        """
+        if world.size == 1:
+            return self.number is not None
+        return not world.cuda and requests > 0
+
+    def status(self):
+        """Return the exit status; another process may have got the signal."""
+        return 128 + (self.number or signal.SIGTERM)

@@ -1,0 +1,157 @@
+"""Run folders as compare.py reads them: logs and settings, damaged or old ones too.
+
+Nothing in them is run, and what they lack is left out. Settings have today's names.
+"""
+
+import ast
+import contextlib
+import glob
+import io
+import json
+import os
+import zipfile
+from typing import NamedTuple
+
+from utils import older
+
+DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile
+
+
+class Run(NamedTuple):
+    """What a run folder holds; {} where a file is missing."""
+
+    name: str
+    settings: dict
+    code: dict  # {file: checksum and size} of the source that the run kept
+    scores: dict  # of eval.py
+    machine: dict
+    steps: int
+    train: list  # entries of log.jsonl that have a loss
+    val: list  # entries that have a score
+    best: dict  # entry of val, the first of equals
+    last: dict  # entry of val
+
+
+def number(value):
+    """Return the value if it is a finite number, else None."""
+    if type(value) in (int, float) and abs(value) < 1e300:
+        return value
+    return None
+
+
+def json_object(text):
+    """Return the object that a JSON text holds, as a dict; TypeError if it holds something else."""
+    return {**json.loads(text)}
+
+
+def log_entries(text):
+    """Return the entries of a log.jsonl, without damaged lines: a killed run leaves half a line."""
+    entries = []
+    for line in text.splitlines():
+        with contextlib.suppress(*DAMAGE):
+            entry = json_object(line)
+            if number(entry.get('step')) is not None:
+                entries.append(entry)
+    return entries
+
+
+def literals(text):
+    """Return {name: value} of the lines KEY = literal of a settings.py, which is not run."""
+    values = {}
+    for line in ast.parse(text).body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id.isupper():
+            with contextlib.suppress(*DAMAGE):
+                values[target.id] = ast.literal_eval(line.value)
+    return values
+
+
+def run_settings(text):
+    """Return the settings of a run's settings.py, those of older versions under today's names."""
+    return older.translated(literals(text))
+
+
+def checksums(archive):
+    """Return {file: checksum and size} of the Python files in a zip, from its table of contents."""
+    files = {}
+    for info in zipfile.ZipFile(io.BytesIO(archive)).infolist():
+        if info.filename.endswith('.py'):
+            files[info.filename] = info.CRC, info.file_size
+    return files
+
+
+def read(path, parse, report):
+    """Return parse(bytes of the file); {} if there is no file or, reported, a damaged one."""
+    try:
+        with open(path, 'rb') as f:
+            return parse(f.read())
+    except FileNotFoundError:
+        return {}
+    except DAMAGE as e:
+        reason = getattr(e, 'strerror', None) or str(e).replace('<unknown>, ', '')
+        report(
+            f'{path} cannot be read ({reason or "nested too deep"}) and is left out; '
+            'repair it, or move it away'
+        )
+        return {}
+
+
+def read_run(name, folder, report):
+    """Return the Run of a folder that holds a log.jsonl."""
+    log = read(os.path.join(folder, 'log.jsonl'), log_entries, report)
+    train = [entry | {'loss': number(entry['loss'])} for entry in log if 'loss' in entry]
+    val = [entry for entry in log if number(entry.get('val/mIoU')) is not None]
+    return Run(
+        name=name,
+        settings=read(os.path.join(folder, 'settings.py'), run_settings, report),
+        code=read(os.path.join(folder, 'source.zip'), checksums, report),
+        scores=read(os.path.join(folder, 'scores.json'), json_object, report),
+        machine=read(os.path.join(folder, 'machine.json'), json_object, report),
+        steps=max((entry['step'] for entry in log), default=0),
+        train=train,
+        val=val,
+        best=max(val, key=lambda entry: entry['val/mIoU'], default={}),
+        last=val[-1] if val else {},
+    )
+
+
+def run_folders(folder, report):
+    """Return the run folders of an experiment: itself, or those in its LOG_DIR, or in itself."""
+    if os.path.isfile(os.path.join(folder, 'log.jsonl')):
+        return [folder]
+    values = {}
+    if os.path.isdir(folder):
+        values = read(os.path.join(folder, 'settings.py'), literals, report)
+    log_dir = os.path.normpath(os.path.join(folder, str(values.get('LOG_DIR', 'logdir'))))
+    for parent in (log_dir, folder):
+        logs = sorted(glob.glob(os.path.join(glob.escape(parent), '*', 'log.jsonl')))
+        if logs:
+            return [os.path.dirname(path) for path in logs]
+    if values:
+        problem = f'has no run yet: there is no log.jsonl in the folders in {log_dir}'
+    elif os.path.isdir(folder):
+        problem = 'is no experiment: no log.jsonl in it or in its folders'
+    else:
+        problem = 'is no folder'
+    report(f'{folder} {problem}; name copies of the project, log folders, or single runs')
+    return []
+
+
+def read_runs(folders, report, home=None):
+    """Return the Runs of some experiments, best first; without any, those of the folder `home`.
+
+    They are named after the folder as it was given, and after the run where that has several; those
+    of `home` after the run alone. report(sentence) is called for what cannot be read.
+    """
+    runs = []
+    for folder in folders or [home]:
+        paths = run_folders(folder, report)
+        for path in paths:
+            run = os.path.basename(path)
+            name = folder.rstrip('/')
+            if not folders:
+                name = run
+            elif len(paths) > 1:
+                name += f':{run}'
+            runs.append(read_run(name, path, report))
+    return sorted(runs, key=lambda run: run.best.get('val/mIoU', -1e300), reverse=True)
