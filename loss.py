@@ -1,113 +1,171 @@
-"""Losses of (b, n, h, w) logits and (b, h, w) train ids, each as (sum (b,), count (b,)), so that the step can divide one total by the other
-over the global batch.
+"""Losses of logits (b, n, h, w) and train ids (b, h, w): sum (b,) and count (b,) over pixels.
 
-All compute in float32 at least. An image without a valid pixel has a sum and a gradient of 0. In all of them
+A step divides all sums by all counts, over the global batch. An image without a valid pixel has a
+sum and a gradient of 0; every loss computes in float32 at least. LOSS_ARGS gives the arguments
+after these:
     ignore   train id of void pixels
+    average  'all': the count is h * w, void included (official); 'valid': the valid pixels, or with
+             `weight` the sum of their classes' weights (ohem: the number of hard pixels)
     weight   (n,) weights of the classes, or None: all 1
-    average  'all': the count is h * w, void pixels included (the official loss); 'valid': the valid pixels, or with `weight` the sum of
-             their classes' weights (OHEM: the hard pixels)
 """
 
+import inspect
 import statistics
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import settings
+from utils import config
+from utils.config import UsageError
+
+LIMITS = {'smoothing': (0, 0.99), 'threshold': (0, 1), 'keep': (1, 10**9)}  # others: 0 to 100
 
 
 def pixelwise(logits, label, ignore, weight=None, smoothing=0.0):
-    """Cross entropy of each pixel (b, h, w), 0 where void; with class weights w and smoothing e, in torch's form,
-    -(1 - e) w_y log p_y - e / n sum_c w_c log p_c."""
+    """Return -(1 - e) w_y log p_y - e / n sum_c w_c log p_c of each pixel (b, h, w), 0 where void.
+
+    w are class weights, e is the smoothing, as in torch.
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(
-        logits,
-        label.long(),
-        weight,
-        ignore_index=ignore,
-        reduction='none',
-        label_smoothing=smoothing,
-    )
+    options = {'ignore_index': ignore, 'reduction': 'none', 'label_smoothing': smoothing}
+    return F.cross_entropy(logits, label.long(), weight, **options)
 
 
 def weight_map(label, ignore, weight, dtype):
-    """The weight of each pixel's class (b, h, w), 0 where void."""
+    """Return the weight of each pixel's class (b, h, w), 0 where void."""
     valid = label != ignore
-    return (
-        valid.to(dtype) if weight is None else weight[label.long().masked_fill(~valid, 0)] * valid
-    )
+    if weight is None:
+        return valid.to(dtype)
+    return weight[label.long().masked_fill(~valid, 0)] * valid
 
 
 def divisor(label, ignore, average, weight, dtype):
-    """The count (b,) that `average` asks for."""
+    """Return the count (b,) that `average` asks for."""
     if average == 'all':
         return torch.full((len(label),), label[0].numel(), dtype=dtype, device=label.device)
     return weight_map(label, ignore, weight, dtype).sum((1, 2))
 
 
-def cross_entropy(logits, label, ignore, average, weight=None, smoothing=0.0):
+def cross_entropy(logits, label, ignore, average, weight=None, *, smoothing=0.0):
+    """Return cross entropy; `smoothing` is the share of the target spread over all classes."""
     loss = pixelwise(logits, label, ignore, weight, smoothing)
     return loss.sum((1, 2)), divisor(label, ignore, average, weight, loss.dtype)
 
 
-def ohem(logits, label, ignore, average, threshold, keep, weight=None, smoothing=0.0):
-    """Cross entropy of the hard pixels alone: those whose true class has at most `threshold` probability p, and in any case the `keep`
-    valid ones per image of lowest p (all of them, if they are fewer; equals of the last one come along).
+def ohem(
+    logits, label, ignore, average, weight=None, *, threshold=0.7, keep=100_000, smoothing=0.0
+):
+    """Return cross entropy of the hard pixels, those whose true class has probability <= threshold.
 
-    They are ranked over the images given, which in training are those that one device holds: the choice depends on how a batch is spread.
-    With average 'all' this is mmsegmentation's OHEMPixelSampler, except that there a pixel must be strictly below the threshold, and ties
-    with the last one are dropped; with 'valid' the count is the hard pixels, so that the loss does not fade as they become fewer.
+    keep  valid pixels per image that are hard in any case, those of lowest probability and ties
+          with the last; ranked over the images given, in training those of one device
+    With 'all' this is mmsegmentation's OHEMPixelSampler, but there probabilities are strictly below
+    the threshold and ties dropped; with 'valid' the loss does not fade as hard pixels become fewer.
     """
     loss = pixelwise(logits, label, ignore, weight, smoothing)
     with torch.no_grad():
-        plain = loss if weight is None and not smoothing else pixelwise(logits, label, ignore)
-        p = torch.exp(-plain)  # b h w, 1 where void
-        limit = (
-            p.flatten()
-            .topk(min(keep * len(p), p.numel()), largest=False, sorted=False)
-            .values.max()
-            .clamp(min=threshold)
-        )
+        bare = loss
+        if weight is not None or smoothing:
+            bare = pixelwise(logits, label, ignore)
+        p = torch.exp(-bare)  # b h w, 1 where void
+        lowest = p.flatten().topk(min(keep * len(p), p.numel()), largest=False, sorted=False)
+        limit = lowest.values.max().clamp(min=threshold)
         hard = (label != ignore) & ~(p > limit)  # NaN is hard, so that it shows
-    count = (
-        hard.sum((1, 2)).to(loss.dtype)
-        if average == 'valid'
-        else divisor(label, ignore, average, weight, loss.dtype)
-    )
+    if average == 'valid':
+        count = hard.sum((1, 2)).to(loss.dtype)
+    else:
+        count = divisor(label, ignore, average, weight, loss.dtype)
     return loss.masked_fill(~hard, 0).sum((1, 2)), count
 
 
-def focal(logits, label, ignore, average, gamma, weight=None):
-    """(1 - p)^gamma times cross entropy, p the probability of the true class (Lin et al., ICCV 2017, equation 4)."""
+def focal(logits, label, ignore, average, weight=None, *, gamma=2.0):
+    """Return (1 - p)^gamma times cross entropy (Lin et al., ICCV 2017, equation 4).
+
+    p is the probability of the true class.
+    """
     loss = pixelwise(logits, label, ignore)
-    rest = (-torch.expm1(-loss)).clamp(
-        min=torch.finfo(loss.dtype).tiny
-    )  # 1 - p; where it is 0, its power would have an infinite slope
+    rest = -torch.expm1(-loss)  # 1 - p
+    rest = rest.clamp(min=torch.finfo(loss.dtype).tiny)  # at 0 the slope of its power is infinite
     loss = weight_map(label, ignore, weight, loss.dtype) * rest**gamma * loss
     return loss.sum((1, 2)), divisor(label, ignore, average, weight, loss.dtype)
 
 
-def dice(logits, label, ignore, weight=None, eps=1.0):
-    """1 - (2 sum py + eps) / (sum p + sum y + eps), the mean of it over the classes that occur in the image's labels; sums over valid pixels,
-    p the softmax, y 1 where the label is the class. This is the plain form: Milletari et al. (3DV 2016) square the terms below.
-    `weight` weighs the classes in the mean. The count is 1 for an image with a valid pixel, else 0.
+def dice(logits, label, ignore, average='all', weight=None, *, eps=1.0):
+    """Return 1 - (2 sum py + eps) / (sum p + sum y + eps), mean over the classes in the labels.
+
+    p is the softmax, y 1 where the label is the class, sums are over an image's valid pixels. This
+    is the plain form: Milletari et al. (3DV 2016) square the terms below. `weight` weighs the
+    classes in the mean. The count is 1, without a valid pixel 0; `average` changes nothing.
     """
     p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)  # b n h w
-    valid = (label != ignore)[:, None]
-    y = (
-        label[:, None] == torch.arange(p.shape[1], device=label.device)[:, None, None]
-    ) & valid  # b n h w
+    valid = (label != ignore)[:, None]  # b 1 h w
+    classes = torch.arange(p.shape[1], device=label.device)[:, None, None]
+    y = (label[:, None] == classes) & valid  # b n h w
     mass = y.sum((2, 3)).to(p.dtype)  # b n
     share = (2 * (p * y).sum((2, 3)) + eps) / ((p * valid).sum((2, 3)) + mass + eps)  # b n
-    parts = (mass > 0).to(p.dtype) * (1 if weight is None else weight)  # b n, of the mean
+    parts = (mass > 0).to(p.dtype)  # b n, of the mean
+    if weight is not None:
+        parts = parts * weight
     total = parts.sum(1)
     return (parts * (1 - share)).sum(1) / total.masked_fill(total == 0, 1), (total > 0).to(p.dtype)
 
 
 def median_frequency(pixels_of_class, pixels_of_images_with_class):
-    """Class weights median(freq) / freq_c, freq_c = pixels of c / valid pixels of the images in which c occurs (Eigen and Fergus, ICCV 2015,
-    as SegNet has it); the median is over the classes that occur, the others have weight 0."""
-    freq = [
-        float(a) / float(b) if a else 0.0
-        for a, b in zip(pixels_of_class, pixels_of_images_with_class, strict=True)
-    ]
+    """Return class weights median(freq) / freq_c, 0 if absent (Eigen and Fergus, ICCV 2015).
+
+    freq_c = pixels of c / valid pixels of the images with c, as in SegNet.
+    """
+    pairs = zip(pixels_of_class, pixels_of_images_with_class, strict=True)
+    freq = [float(pixels) / float(of_images) if pixels else 0.0 for pixels, of_images in pairs]
     middle = statistics.median([f for f in freq if f] or [0.0])
     return [middle / f if f else 0.0 for f in freq]
+
+
+LOSSES = {'ce': cross_entropy, 'ohem': ohem, 'focal': focal, 'dice': dice}
+
+
+class Criterion(nn.Module):
+    """The loss that settings name: logits (b, n, h, w), label (b, h, w) -> sum (b,), count (b,).
+
+    `whole_batch` says that it ranks the pixels of all its images together, `per_image` that it
+    counts images instead of pixels.
+    """
+
+    def __init__(self, class_weights=None):
+        super().__init__()
+        self.form = LOSSES[settings.LOSS]
+        self.whole_batch = self.form is ohem
+        self.per_image = self.form is dice  # its sums and counts are of images, not of pixels
+        self.arguments = {'ignore': settings.IGNORE_LABEL, 'average': settings.LOSS_AVG}
+        self.arguments.update(settings.LOSS_ARGS)
+        if class_weights is not None:
+            class_weights = torch.tensor(class_weights, dtype=torch.get_default_dtype())
+        self.register_buffer('class_weights', class_weights, persistent=False)
+
+    def forward(self, logits, label):
+        return self.form(logits, label, weight=self.class_weights, **self.arguments)
+
+
+def criterion(n_classes, class_weights=None):
+    """Return the Criterion of settings; class_weights are n numbers, or None: all 1."""
+    if settings.LOSS not in LOSSES:
+        hint = config.nearest(settings.LOSS, LOSSES) or f'; there are {", ".join(LOSSES)}'
+        raise UsageError(f'LOSS = {settings.LOSS!r}: there is no such loss{hint}')
+    defaults = inspect.getfullargspec(LOSSES[settings.LOSS]).kwonlydefaults or {}
+    for name, value in settings.LOSS_ARGS.items():
+        if name not in defaults:
+            known = ', '.join(defaults) or 'none'
+            raise UsageError(f'LOSS_ARGS: LOSS={settings.LOSS} has no {name!r}; it has {known}')
+        kind = type(defaults[name])
+        low, high = LIMITS.get(name, (0, 100))
+        if type(value) not in (int, kind) or not low <= value <= high:
+            expected = f'{kind.__name__}, {low} to {high}'
+            raise UsageError(f'LOSS_ARGS: {name} = {value!r} is not valid; expected {expected}')
+    if class_weights is not None and (len(class_weights) != n_classes or not any(class_weights)):
+        raise UsageError(
+            f'CLASS_WEIGHTS = {class_weights} is not valid; {settings.DATASET} needs {n_classes} '
+            'numbers, one per class, not all of them 0'
+        )
+    return Criterion(class_weights)

@@ -1,12 +1,17 @@
-"""FCN (Long, Shelhamer, Darrell, CVPR 2015, sections 3-4) in its usual form on a dilated ResNet.
+"""FCN (Long, Shelhamer, Darrell, CVPR 2015, sections 3-4).
 
-Departures: a 3x3 convolution and a classifier on the trunk's last map; no fc6/fc7, no skips, bilinear upsampling instead of a learnt one;
-dropout is of whole channels. An auxiliary head on layer3 is AUX_WEIGHT's, as with all heads here.
+Form: the usual one on a dilated ResNet, a 3x3 convolution and a classifier on the trunk's last map.
+An auxiliary head on layer3 is AUX_WEIGHT's, as for all heads here.
+
+Departures from the paper:
+    - no fc6 and fc7, no skips
+    - bilinear upsampling instead of a learnt one
+    - dropout is of whole channels
 """
 
 from torch import nn
 
-from baselines.blocks import ConvBNReLU
+from heads.blocks import ConvBNReLU, Head
 
 
 class FCNHead(nn.Sequential):
@@ -18,7 +23,9 @@ class FCNHead(nn.Sequential):
         )
 
 
-class FCN(nn.Module):
+class FCN(Head):
+    """FCN's head; it has no arguments of its own."""
+
     def __init__(self, widths, n_classes, *, channels, dropout, norm):
         super().__init__()
         self.out = FCNHead(widths[-1], n_classes, channels, dropout, norm)

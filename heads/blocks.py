@@ -1,0 +1,111 @@
+"""What all heads share: the base class Head, the convolution block, the error for bad settings."""
+
+import difflib
+import inspect
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from torch import nn
+
+LARGEST = 100_000  # number in HEAD_ARGS: a larger one is a slip of the keyboard
+
+
+class SettingsError(ValueError):
+    """Settings that do not go together, or do not suit an image: one sentence for the user."""
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU: (b, c_in, h, w) -> (b, c_out, h', w').
+
+    At stride 1 the size stays the same. `norm` makes a batch norm from a number of channels.
+    """
+
+    def __init__(self, c_in, c_out, kernel, norm, stride=1, dilation=1):
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
+        self.bn = norm(c_out)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.relu(self.bn(self.conv(x)))
+
+
+class Head(nn.Module):
+    """What turns the trunk's maps into logits; base class.
+
+    A head is made as Head(widths, n_classes, *, channels, dropout, norm, ...):
+        widths    channels of the trunk's maps c1..c4
+        channels  HEAD_CHANNELS
+        dropout   DROPOUT, the probability of dropping a channel before the classifier
+        norm      number of channels -> batch norm
+    Arguments after these are its own. HEAD_ARGS gives them and is checked against their
+    annotations: int, float, bool, str, tuple[int, ...], Literal and unions of these.
+
+    forward(c1, c2, c3, c4) returns {'out': logits (b, n, h', w')}, and in training also 'aux', a
+    list of further logits that are supervised. Subclasses override the attributes below.
+    """
+
+    aux_weights = ()  # weights of the losses of its 'aux' outputs, in order
+    main_weight = 1.0  # weight of the loss of 'out'
+    strides = (8, 16, 32)  # of the trunk that it works with
+    layers = (18, 34, 50, 101, 152)  # of the trunk that it works with
+    # forward also gets image=(b, 3, h, w), normalised, and trunk: image -> [c1, c2, c3, c4]
+    sees_image = False
+
+    @classmethod
+    def arguments(cls):
+        """Return {name: annotation} of its own arguments, which HEAD_ARGS may give."""
+        common = ('self', 'widths', 'n_classes', 'channels', 'dropout', 'norm')
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: p.annotation for name, p in parameters.items() if name not in common}
+
+    @classmethod
+    def defaults(cls, settings):
+        """Return those of its own arguments that follow from other settings, {name: value}."""
+        return {}
+
+
+def accepts(kind, value):
+    """Tell whether `value` is of an annotated kind; without annotation any is."""
+    origin, members = get_origin(kind), get_args(kind)
+    if kind is inspect.Parameter.empty:
+        return True
+    if origin in (Union, UnionType):
+        return any(accepts(member, value) for member in members)
+    if origin is Literal:
+        return value in members
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)) or not value:
+            return False
+        any_length = members[-1] is Ellipsis
+        if not any_length and len(value) != len(members):
+            return False
+        return all(accepts(members[0], entry) for entry in value)
+    if kind is int:
+        return type(value) is int and 1 <= value <= LARGEST
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def check_arguments(head, values, arguments):
+    """Raise SettingsError unless HEAD_ARGS = values suit the `arguments` of HEAD=head."""
+    for name, value in values.items():
+        if name not in arguments:
+            listed = ', '.join(arguments) or 'none'
+            raise SettingsError(f'HEAD_ARGS: HEAD={head} has no argument {name!r}; it has {listed}')
+        if not accepts(arguments[name], value):
+            kind = inspect.formatannotation(arguments[name])
+            raise SettingsError(
+                f'HEAD_ARGS={ {name: value} } is not valid; HEAD={head} expects {name} to be '
+                f'{kind}, with numbers of 1 to {LARGEST}'
+            )
+
+
+def nearest(word, words):
+    """Return '; did you mean ...?' for error messages, or ''."""
+    near = difflib.get_close_matches(str(word), words, 1, 0.5)
+    if near:
+        return f'; did you mean {near[0]}?'
+    return ''

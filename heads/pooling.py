@@ -1,0 +1,100 @@
+"""Blocks for several heads: pyramid pooling, atrous pyramid, top-down step, EMANet's frame."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from heads.blocks import ConvBNReLU, Head
+from heads.fcn import FCNHead
+
+
+def up(x, like):
+    """Resize x to the height and width of `like`, bilinear with align_corners."""
+    if x.shape[2:] == like.shape[2:]:
+        return x
+    return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=True)
+
+
+class GlobalFlow(ConvBNReLU):
+    """Global average, 1x1: (b, c_in, h, w) -> the same vector everywhere (b, c_out, h, w).
+
+    Its batch norm needs two images in training.
+    """
+
+    def __init__(self, c_in, c_out, norm):
+        super().__init__(c_in, c_out, 1, norm)
+
+    def forward(self, x):
+        return super().forward(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+
+
+class PPM(nn.Module):
+    """Pyramid pooling (Zhao et al., CVPR 2017, section 3.2).
+
+    (b, c, h, w) -> [x, a map for each bin] (b, `width`, h, w), 2c where the bins divide c
+    """
+
+    def __init__(self, c, bins, norm):
+        super().__init__()
+        share = max(c // len(bins), 1)
+        self.width = c + len(bins) * share
+        self.branches = nn.ModuleList()
+        for b in bins:
+            pool = nn.AdaptiveAvgPool2d(b)
+            self.branches.append(nn.Sequential(pool, ConvBNReLU(c, share, 1, norm)))
+
+    def forward(self, x):
+        return torch.cat([x, *(up(branch(x), x) for branch in self.branches)], 1)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al., arXiv 1706.05587, section 3.3).
+
+    A 1x1, a 3x3 for each dilation of `rates` and (with `pool`) the global average side by side; a
+    1x1 over all of them; dropout of elements: (b, c_in, h, w) -> (b, width, h, w).
+    """
+
+    def __init__(self, c_in, width, rates, norm, *, pool=True, dropout=0.5):
+        super().__init__()
+        self.branches = nn.ModuleList([ConvBNReLU(c_in, width, 1, norm)])
+        for rate in rates:
+            self.branches.append(ConvBNReLU(c_in, width, 3, norm, dilation=rate))
+        if pool:
+            self.branches.append(GlobalFlow(c_in, width, norm))
+        self.project = ConvBNReLU(len(self.branches) * width, width, 1, norm)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        return self.dropout(self.project(torch.cat([branch(x) for branch in self.branches], 1)))
+
+
+class Lateral(nn.Module):
+    """One step down a feature pyramid: the coarse map, resized, plus a 1x1 of the fine map; 3x3.
+
+    coarse (b, c, h', w'), fine (b, c_in, h, w) -> (b, c, h, w)
+    """
+
+    def __init__(self, c_in, c, norm):
+        super().__init__()
+        self.side = ConvBNReLU(c_in, c, 1, norm)
+        self.smooth = ConvBNReLU(c, c, 3, norm)
+
+    def forward(self, coarse, fine):
+        fine = self.side(fine)
+        return self.smooth(up(coarse, fine) + fine)
+
+
+class Framed(Head):
+    """EMANet's head with another attention block in place of the EM unit.
+
+    3x3, block, 3x3, classifier; the block maps (b, width, h, w) to the same shape.
+    """
+
+    def __init__(self, c_in, n_classes, block, width, channels, dropout, norm):
+        super().__init__()
+        self.reduce = ConvBNReLU(c_in, width, 3, norm)
+        self.block = block
+        self.out = FCNHead(width, n_classes, channels, dropout, norm)
+
+    def forward(self, c1, c2, c3, c4):
+        return {'out': self.out(self.block(self.reduce(c4)))}
