@@ -1,328 +1,417 @@
-"""Scores a network, and writes its predictions.
+"""Score a network on a split, or write its predictions.
 
-python eval.py recipes/camvid.py                          the run's best checkpoint on VAL_SPLIT
-python eval.py recipes/camvid.py CHECKPOINT=net.pth SAVE_DIR=out    and pictures: predictions, best and worst images, charts
-python eval.py TEST_SCALES=0.5,0.75,1,1.25,1.5,1.75 TEST_FLIP=True  beside scale 1 alone; TEST_CROP=513: in sliding windows
-python eval.py TEST_MODE=test SAVE_DIR=out                the files that the benchmark's server takes
-torchrun --nproc_per_node=4 eval.py recipes/camvid.py     the same score, sooner
-python eval.py DATASET=voc --rescore DIR                  scores index pictures that any program saved: train ids; --raw: values of label files
+    python eval.py recipes/camvid.py                  the run's best checkpoint on VAL_SPLIT
+    python eval.py CHECKPOINT=net.pth SAVE_DIR=out    and pictures: predictions, best, worst, charts
+    python eval.py TEST_SCALES=0.75,1,1.25 TEST_FLIP=True    and scale 1 alone; TEST_CROP=: windows
+    python eval.py VAL_SPLIT=test SAVE_DIR=out        no labels: the files that a server expects
+    torchrun --nproc_per_node=4 eval.py recipes/camvid.py    the same score, sooner
+    python eval.py DATASET=voc --rescore DIR          score index pictures that any program saved
+Those hold train ids, or with --raw the values of label files.
 """
 
+import itertools
 import json
+import math
 import os
 import time
+from typing import NamedTuple
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 
 import checkpoint
 import dataset
-import inference
-import launch
 import metric
 import network
-import pictures
-import reading
 import settings
-from settings import UsageError, UserError
+from datasets.predictions import Predictions, writer
+from heads.blocks import SettingsError
+from utils import config, distributed
+from utils.config import UsageError, UserError
+from utils.files import atomic_write
+
+STEP = 2 / 3  # from window to window, as a share of the window: semseg's
+
+
+class Protocol(NamedTuple):
+    """How images are tested: the TEST_* settings in one value."""
+
+    scales: tuple = (1.0,)
+    flip: bool = False  # mirror images, too
+    crop: tuple = None  # (height, width) of the windows; None = whole images
+    base: int = None  # long side of an image at scale 1; None = as it is
+    short: int = None  # short side of an image at scale 1; None = as it is
+    long: int = None  # with `short`, the long side is at most this times the scale
+    budget: int = 2**20  # pixels per forward pass, unless a single view has more
+    stride: int = 8  # whole images are padded to fit it: padded()
+    form: str = 'corners'  # in which the network enlarges logits: UPSAMPLE
+
+    def single(self):
+        """Return the same protocol at scale 1, without mirror images."""
+        return self._replace(scales=(1.0,), flip=False)
+
+    @property
+    def several_views(self):
+        return self.flip or self.crop is not None or len(self.scales) > 1
+
+    def __str__(self):
+        scales = ', '.join(f'{scale:g}' for scale in self.scales)
+        size = f'scale {scales}' if len(self.scales) == 1 else f'scales {scales}'
+        if self.base:
+            size += f' of {self.base} pixels'
+        if self.short:
+            size += f' of {self.short} pixels on the short side'
+        if self.long:
+            size += f', at most {self.long} on the long one'
+        parts = [size]
+        if self.flip:
+            parts.append('mirror images')
+        if self.crop:
+            h, w = self.crop
+            parts.append(f'windows of {w}x{h} every {math.ceil(w * STEP)}x{math.ceil(h * STEP)}')
+        else:
+            parts.append('whole images')
+        if self.several_views:
+            parts.append('mean of probabilities')
+        return 'views: ' + '; '.join(parts)
+
+
+def protocol():
+    """Return the Protocol that settings describe."""
+    crop = config.sides(settings.TEST_CROP) if settings.TEST_CROP else None
+    training_crop = config.sides(settings.CROP_SIZE)
+    compact = settings.HEAD == 'psa' and settings.HEAD_ARGS.get('compact')
+    if compact and crop != training_crop:
+        raise UsageError(
+            "HEAD_ARGS={'compact': True} attends between the positions of a training crop alone; "
+            f'test in windows of that size: TEST_CROP={settings.CROP_SIZE}'
+        )
+    return Protocol(
+        scales=settings.TEST_SCALES,
+        flip=settings.TEST_FLIP,
+        crop=crop,
+        base=settings.TEST_BASE_SIZE,
+        short=settings.TEST_SHORT_SIDE,
+        long=settings.TEST_LONG_SIDE,
+        budget=settings.TEST_BATCH * math.prod(training_crop),
+        stride=settings.STRIDE,
+        form=settings.UPSAMPLE,
+    )
+
+
+# ------------------------------------------------------------------------------------ geometry
+
+
+def scaled_size(h, w, scale, base=None, short=None, long=None):
+    """Return (height, width) of an image whose long side becomes scale * base pixels (semseg).
+
+    With `short`, its short side becomes scale * short, or less where the long side would exceed
+    scale * long (detectron2).
+    """
+    if short:
+        factor = short / min(h, w)
+        if long:
+            factor = min(factor, long / max(h, w))
+        return max(1, int(scale * factor * h + 0.5)), max(1, int(scale * factor * w + 0.5))
+    side = round(scale * (base or max(h, w)))
+    if h > w:
+        return side, max(1, round(side / h * w))
+    return max(1, round(side / w * h)), side
+
+
+def window_starts(length, crop):
+    """Return where windows begin along an axis: every ceil(2/3 crop), the last one moved inside."""
+    step = math.ceil(crop * STEP)
+    count = math.ceil((length - crop) / step) + 1
+    return [min(i * step, length - crop) for i in range(count)]
+
+
+def padded(n, p):
+    """Return the length to which n pixels of a whole image are padded.
+
+    Logits then lie on pixels as they do in training crops: aligned corners need 1 mod STRIDE,
+    half-pixel centres 0 mod STRIDE.
+    """
+    if p.form == 'centres':
+        return n + -n % p.stride
+    return n + (1 - n) % p.stride
+
+
+def resize(x, size, antialias=False):
+    """Resize maps (b, c, h, w) to (b, c, *size), bilinear with half-pixel centres.
+
+    antialias  smooth where the result is smaller, as Pillow does
+    """
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=antialias)
+
+
+# ----------------------------------------------------------------------------------- inference
+
+
+def forward(net, image, windows, mirrors, room):
+    """Yield (window, logits (b, n, h, w)) for every window and mirror of images (b, 3, H, W).
+
+    windows  pairs of slices, rows and columns
+    mirrors  False: as it is; True: mirrored, with the logits turned back
+    room     images that go through the network at once
+    """
+    views = list(itertools.product(windows, mirrors))
+    batch = max(1, room // len(image))
+    for start in range(0, len(views), batch):
+        chunk = views[start : start + batch]
+        parts = []
+        for (rows, cols), mirror in chunk:
+            part = image[:, :, rows, cols]
+            parts.append(part.flip(3) if mirror else part)
+        outputs = net(torch.cat(parts)).split(len(image))
+        for (window, mirror), logits in zip(chunk, outputs, strict=True):
+            yield window, logits.flip(3) if mirror else logits
+
+
+def activate(logits, p):
+    """Return the logits of a single view, or the probabilities, which are averaged over several."""
+    return logits.softmax(1) if p.several_views else logits
+
+
+def whole(net, image, p, mirrors, room):
+    """Return the mean (b, n, h, w) over `mirrors` of normalised images (b, 3, h, w) seen whole."""
+    h, w = image.shape[2:]
+    image = F.pad(image, (0, padded(w, p) - w, 0, padded(h, p) - h))  # 0 = the mean colour
+    everything = slice(None), slice(None)
+    views = []
+    for _, logits in forward(net, image, [everything], mirrors, room):
+        views.append(activate(logits[:, :, :h, :w], p))
+    if len(views) == 1:
+        return views[0]
+    return views[0].add_(views[1]).div_(2)
+
+
+def sliding(net, image, p, mirrors, room):
+    """Return the mean (b, n, h, w) over overlapping windows, each seen as `mirrors` say."""
+    h, w = image.shape[2:]
+    crop_h, crop_w = p.crop
+    pad_h, pad_w = max(crop_h - h, 0), max(crop_w - w, 0)
+    top, left = pad_h // 2, pad_w // 2
+    image = F.pad(image, (left, pad_w - left, top, pad_h - top))  # 0 = the mean colour
+    rows = [slice(y, y + crop_h) for y in window_starts(h + pad_h, crop_h)]
+    cols = [slice(x, x + crop_w) for x in window_starts(w + pad_w, crop_w)]
+    windows = list(itertools.product(rows, cols))
+
+    total, count = None, image.new_zeros(h, w)
+    for window, logits in forward(net, image, windows, mirrors, room):
+        view = activate(logits[:, :, top : top + h, left : left + w], p)
+        if len(windows) == len(mirrors) == 1:
+            return view
+        if total is None:
+            total = view.new_zeros(*view.shape[:2], h, w)
+        total[..., window[0], window[1]] += view
+        count[window] += 1
+    return total.div_(count)
+
+
+def mean_scores(net, image, p, mirrors):
+    """Return the mean (b, n, h, w) of all views of normalised images at one scale."""
+    if p.crop:
+        view, size = sliding, p.crop
+    else:
+        view, size = whole, (padded(image.shape[2], p), padded(image.shape[3], p))
+    room = max(1, p.budget // math.prod(size))
+    if len(image) <= room:
+        return view(net, image, p, mirrors, room)
+    return torch.cat([view(net, part, p, mirrors, room) for part in image.split(room)])
+
+
+def at_scale(net, image, scale, p, single):
+    """Return the mean of all views at one scale, at the size of the normalised images."""
+    h, w = image.shape[2:]
+    size = (h, w)
+    scaled = scaled_size(h, w, scale, p.base, p.short, p.long)
+    if scale < 1 and min(scaled) < p.stride:
+        raise UserError(
+            f'scale {scale:g} of TEST_SCALES makes {scaled[1]}x{scaled[0]} pixels of an image of '
+            f'{w}x{h}, less than STRIDE = {p.stride}; leave it out, or raise TEST_BASE_SIZE or '
+            'TEST_SHORT_SIDE'
+        )
+    # resized logits have other probabilities than those that are resized here
+    known = single is not None and scale == 1 and (p.crop or scaled == size)
+    if known and not p.flip:
+        return activate(single, p)
+    view = resize(image, scaled, antialias=bool(p.short))  # detectron2 resizes by Pillow
+    if known:
+        mirrored = resize(mean_scores(net, view, p, [True]), size)
+        return (activate(single, p) + mirrored) / 2
+    mirrors = [False, True] if p.flip else [False]
+    return resize(mean_scores(net, view, p, mirrors), size)
+
+
+def scores(net, image, p, single=None):
+    """Return scores (b, n, h, w), whose softmax are probabilities, of images (b, 3, h, w) uint8.
+
+    They are the logits of a single view, or the logarithm of the mean probabilities of all views of
+    the Protocol `p`.
+    single  what this function returned for p.single(): that view is not computed again
+    """
+    image = net.normalise(image)
+    total = None
+    for scale in p.scales:
+        view = at_scale(net, image, scale, p, single)
+        total = view if total is None else total + view
+    if len(p.scales) > 1:
+        total = total / len(p.scales)
+    if p.several_views:
+        total = total.clamp(min=1e-30).log()
+    return total
+
+
+def predict(net, image, p, beside_single=False):
+    """Return [train ids (b, h, w) uint8] of images (b, 3, h, w) uint8 on the network's device.
+
+    beside_single  also those by p.single()
+    """
+    single = scores(net, image, p.single()) if beside_single else None
+    results = [scores(net, image, p, single)]
+    if beside_single:
+        results.append(single)
+    return [x.max(1)[1].to(torch.uint8) for x in results]  # argmax is slower on a CPU
 
 
 @torch.no_grad()
-def evaluate(net, data, place, how=None, on_image=None, count=None):
-    """Scores of `net` on an evaluation Dataset by a Protocol (that of settings), summed over the processes: metric.scores and `confusion`, the matrix (n, n); None where
-    it has no labels. If there is more to the protocol than scale 1, `single` holds the scores of that alone.
+def evaluate(net, data, world, p=None, on_image=None, count=None):
+    """Evaluate `net` on `data` and return a dict of scores (None without labels).
 
-    The images are dealt out to the processes, none twice. A copy of the network is used, with batch norms folded into convolutions.
-    on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called for the images of this process, or the first `count`.
+    It holds metric.scores and the matrix `confusion`; if the Protocol `p` (None: that of settings)
+    is more than scale 1, also `single`, the scores of that alone. Images are dealt out to the
+    processes, none twice. A copy of the network is used, with batch norms folded.
+    on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called
+    for the images of this process, or the first `count`.
     """
-    net, how = network.fold(net), how or inference.protocol()
-    beside = data.labelled and how != how.single()
-    matrices = torch.zeros(
-        1 + beside, net.n_classes, net.n_classes, dtype=torch.int64, device=place.device
-    )
-    mine, done = range(place.rank, len(data), place.world), 0
-    with (
-        place.autocast(),
-        place.bar(total=len(mine), desc='evaluating', unit='image', leave=False) as bar,
-    ):
-        for image, label, indices in dataset.eval_batches(data, mine, how.budget, place.cuda):
+    p = p or protocol()
+    net = network.fold(net)
+    beside_single = data.labelled and p != p.single()
+    n = len(data.names)
+    matrices = torch.zeros(2 if beside_single else 1, n, n, dtype=torch.int64, device=world.device)
+    mine, done = world.share(len(data)), 0
+    bar = world.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
+    with world.autocast(), bar:
+        for image, label, indices in dataset.eval_batches(data, mine, p.budget, world.cuda):
             try:
-                found = inference.predict(
-                    net, image.to(place.device, non_blocking=True), how, beside
-                )
-            except UserError as e:
+                on_device = image.to(world.device, non_blocking=True)
+                preds = predict(net, on_device, p, beside_single)
+            except (UserError, SettingsError) as e:
                 raise UserError(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
-                true = label.to(place.device, non_blocking=True)
-                matrices += torch.stack(
-                    [metric.confusion(pred, true, net.n_classes) for pred in found]
-                )
+                true = label.to(world.device, non_blocking=True)
+                for matrix, pred in zip(matrices, preds, strict=True):
+                    matrix += metric.confusion(pred, true, n)
             if on_image and (count is None or done < count):
-                pred = found[0].cpu()
+                pred = preds[0].cpu()
                 for i, index in enumerate(indices):
                     on_image(index, image[i], None if label is None else label[i], pred[i])
             done += len(indices)
             bar.update(len(indices))
-    return report(place.sum(matrices), data) if data.labelled else None
+    if not data.labelled:
+        return None
+    return all_scores(world.all_reduce(matrices), data)
 
 
-def load(place, path):
-    """The network that settings describe, on the device, with the weights of a checkpoint, and its step if it tells; says what matched."""
-    net = network.build()
-    kept = checkpoint.load_weights(net, path)
-    place.say(kept)
-    for line in checkpoint.differences(kept.settings, checkpoint.network_settings(settings.HEAD)):
-        place.say(f'note: when this checkpoint was trained, {line}')
-    return net.to(place.device, memory_format=torch.channels_last), kept.step
-
-
-def report(matrices, data):
-    """metric.scores of the first of some confusion matrices (m, n, n), with `confusion`; `single`: those of the second, if there is one."""
+def all_scores(matrices, data):
+    """Return metric.scores of the first matrix, with `confusion`; those of a second as `single`."""
     try:
-        first, *second = map(metric.scores, matrices)
+        values = [metric.scores(matrix) for matrix in matrices]
     except ValueError as e:
         raise UserError(f'{data.root}, split {data.split}: {e}') from None
-    return first | dict(confusion=matrices[0].cpu()) | dict(zip(['single'], second))
+    result = values[0] | {'confusion': matrices[0].cpu()}
+    if len(values) > 1:
+        result['single'] = values[1]
+    return result
 
 
-class Saver:
-    """on_image for evaluate(): FOLDER/index (train ids), FOLDER/colour and FOLDER/overlay, each named after the image."""
-
-    def __init__(self, folder, data):
-        self.folder, self.data, self.names, self.image_iou = (
-            folder,
-            data,
-            pictures.stems([image for image, _ in data.pairs]),
-            [],
-        )
-
-    def path(self, index, kind):
-        return os.path.join(self.folder, kind, self.names[index] + '.png')
-
-    def __call__(self, index, image, label, pred):
-        pred, colours = pred.numpy(), self.data.classes.colours
-        coloured = pictures.colour(pred, colours)
-        pictures.save(self.path(index, 'index'), pred, colours)
-        pictures.save(self.path(index, 'colour'), coloured)
-        pictures.save(
-            self.path(index, 'overlay'), pictures.overlay(image.permute(1, 2, 0).numpy(), coloured)
-        )
-        if label is not None and (label < len(self.data.names)).any():
-            matrix = metric.confusion(torch.from_numpy(pred), label, len(self.data.names))
-            self.image_iou.append((metric.scores(matrix)['mIoU'], index))
-
-    def contact_sheet(self, indices, iou):
-        """Images beside truth, prediction and errors, a row each."""
-        tiles, colours = [], self.data.classes.colours
-        for index in indices:
-            image, label = self.data.read(index)
-            pred = reading.read_indices(self.path(index, 'index'), None)
-            tiles += [
-                (self.names[index], image),
-                ('label', pictures.colour(label, colours)),
-                (f'prediction, mIoU {100 * iou[index]:.1f}', pictures.colour(pred, colours)),
-                ('errors', pictures.errors(label, pred, len(self.data.names))),
-            ]
-        return pictures.sheet(tiles, 4)
-
-    def charts(self, found, image_iou, count=8):
-        """FOLDER/worst.png and best.png by the images' own mIoU, confusion.png and classes.png."""
-        iou = {index: value for value, index in sorted(image_iou)}
-        for name, some in (('worst', list(iou)[:count]), ('best', list(iou)[::-1][:count])):
-            pictures.save(os.path.join(self.folder, name + '.png'), self.contact_sheet(some, iou))
-        names, title = (
-            self.data.names,
-            f'{settings.NAME}, {settings.DATASET} {self.data.split}: mIoU {100 * found["mIoU"]:.2f} %',
-        )
-        pictures.save(
-            os.path.join(self.folder, 'confusion.png'),
-            pictures.confusion(found['confusion'].numpy(), names),
-        )
-        pictures.save(
-            os.path.join(self.folder, 'classes.png'),
-            pictures.bars(found['class_iou'], names, title),
-        )
+# ----------------------------------------------------------------------------- what is written
 
 
-def server_files(folder, data):
-    """on_image for evaluate(): what the server of the data set's benchmark takes, and FOLDER/... where it is: palette PNG of the values that label
-    files have (VOC: 0..20, Cityscapes: labelIds, ADE20K: 1..150), named after the images."""
-    raw = data.classes.raw
-    if None in raw or len(raw) < len(data.names):
-        raise UserError(
-            f'{data.classes.path}: not every class has a value to write into files; name a value for each, or take TEST_MODE=testval'
-        )
-    table, colours = (
-        np.zeros(256, np.uint16 if max(raw) > 255 else np.uint8),
-        np.zeros((256, 3), np.uint8),
-    )
-    table[: len(raw)] = raw
-    colours[[v for v in raw if v < 256]] = [c for v, c in zip(raw, data.classes.colours) if v < 256]
-    folder, names = (
-        os.path.join(folder, dataset.entry().server),
-        pictures.stems([image for image, _ in data.pairs]),
-    )
-
-    def save(index, image, label, pred):
-        pictures.save(
-            os.path.join(folder, names[index] + '.png'),
-            table[pred.numpy()],
-            colours if table.dtype == np.uint8 else None,
-        )
-
-    return save, folder
+def image_iou(pred, label, n):
+    """Return the mIoU of one image."""
+    return metric.scores(metric.confusion(pred, label, n))['mIoU']
 
 
-class Rescore:
-    """task(index) -> confusion matrix (n, n) of the label of an image and its index picture, which any program saved in `folder`, under the image's name.
+def report(result, name, data, **facts):
+    """Print scores, and write them to LOG_DIR/NAME/`name`."""
+    print(metric.table(result, data.names), flush=True)
+    path = os.path.join(settings.LOG_DIR, settings.NAME, name)
+    values = {key: value for key, value in result.items() if key != 'confusion'}
+    values |= {'dataset': settings.DATASET, 'split': data.split, 'images': len(data)}
+    values['classes'] = data.names
+    with atomic_write(path) as f:
+        f.write(json.dumps(values | facts, indent=1).encode())
+    print(f'scores in {path}')
 
-    raw  the pictures hold values of label files (Cityscapes: labelIds), not train ids
+
+# ---------------------------------------------------------------------------------- the script
+
+
+def load(world, path, explicit=()):
+    """Return the network of a checkpoint, on the device, and the report of it, which is printed.
+
+    explicit  settings that go before those the file brings
     """
-
-    def __init__(self, folder, data, raw):
-        folder = (
-            os.path.join(folder, 'index')
-            if os.path.isdir(os.path.join(folder, 'index'))
-            else folder
-        )
-        if not os.path.isdir(folder):
-            raise UserError(f'{folder}: there is no such folder of predictions')
-        there, bare = {}, {}
-        for path in sorted(
-            os.path.join(d, f)
-            for d, _, some in os.walk(folder)
-            for f in some
-            if f.lower().endswith('.png')
-        ):
-            stem = os.path.splitext(path)[0]
-            there[os.path.relpath(stem, folder)] = path
-            bare.setdefault(os.path.basename(stem), []).append(path)
-        names = pictures.stems([image for image, _ in data.pairs])
-        for name in [n for n in names if n not in there and n in bare]:
-            if len(bare[name]) > 1:
-                raise UserError(
-                    f'{bare[name][0]} and {bare[name][1]}: both may be the prediction of {name}; name the folder of one set'
-                )
-            there[name] = bare[name][0]
-        lost = [name for name in names if name not in there]
-        if lost:
-            raise UserError(
-                f'{os.path.join(folder, lost[0])}.png: this prediction is missing, {len(lost)} of {len(names)} are; '
-                'they are PNG of class indices with the names of the images'
-            )
-        self.data, self.raw, self.paths = data, raw, [there[name] for name in names]
-
-    def __call__(self, index):
-        path, n = self.paths[index], len(self.data.names)
-        values = reading.read_indices(path, None)
-        label = self.data.read(index)[1]
-        if values.shape != label.shape:
-            raise UserError(
-                f'{path}: this prediction is {values.shape[1]}x{values.shape[0]}, the label of its image {label.shape[1]}x{label.shape[0]}'
-            )
-        ids = self.data.legend.tables['raw'][values] if self.raw else values
-        if (ids >= n).any():
-            raise UserError(
-                f'{path}: the value {values[ids >= n][0]} is no class of {settings.DATASET}'
-                + (
-                    ''
-                    if self.raw
-                    else ' as a train id; if these are values of label files, say --raw'
-                )
-            )
-        return metric.confusion(
-            torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(np.array(label)), n
-        )
+    net, loaded = checkpoint.load_network(path, explicit)
+    world.print(loaded)
+    return net.to(world.device, memory_format=torch.channels_last), loaded
 
 
-def tell(found, name, data, **facts):
-    """Prints the scores, and writes them to LOG_DIR/NAME/`name`."""
-    print(metric.table(found, data.names), flush=True)
-    out = os.path.join(settings.LOG_DIR, settings.NAME, name)
-    plain = {key: value for key, value in found.items() if key != 'confusion'}
-    with pictures.whole(out) as f:
-        f.write(
-            json.dumps(
-                plain
-                | dict(
-                    dataset=settings.DATASET, split=data.split, images=len(data), classes=data.names
-                )
-                | facts,
-                indent=1,
-            ).encode()
-        )
-    print(f'scores in {out}')
+def rescore(world, folder, raw):
+    """Score the predictions in a folder."""
+    data = dataset.Dataset(settings.VAL_SPLIT, train=False)
+    predictions, n = Predictions(folder, data, raw), len(data.names)
+    matrices = torch.zeros(1, n, n, dtype=torch.int64)
+    mine = world.share(len(data))
+    for pred, label in dataset.parallel_map(predictions.read, mine, 'scoring', world):
+        matrices[0] += metric.confusion(pred, label, n)
+    result = all_scores(world.all_reduce(matrices.to(world.device)), data)
+    if world.rank == 0:
+        report(result, 'rescore.json', data, predictions=folder)
 
 
 def main(flags):
-    place, mode, folder = launch.start(), settings.TEST_MODE, settings.SAVE_DIR
-    if '--raw' in flags and '--rescore' not in flags:
-        raise UsageError('--raw goes with --rescore DIR')
-    if mode != 'val' and not folder and '--rescore' not in flags:
-        raise UsageError(f'TEST_MODE={mode} writes files; say where: SAVE_DIR=FOLDER')
-    data = dataset.Dataset(
-        'test' if mode == 'test' and '--rescore' not in flags else settings.VAL_SPLIT, train=False
+    if flags.raw and flags.rescore is None:
+        raise UsageError('--raw needs --rescore DIR')
+    world = distributed.start()
+    if flags.rescore is not None:
+        return rescore(world, flags.rescore, flags.raw)
+
+    path = checkpoint.to_evaluate()
+    net, loaded = load(world, path, flags.explicit)
+    data = dataset.Dataset(settings.VAL_SPLIT, train=False)
+    p, on_image = protocol(), writer(data, image_iou)
+    precision = world.half_type() or 'float32'
+    world.print(
+        f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; '
+        f'{world.size} x {world.device}, {precision}\n{p}'
     )
-    if (mode == 'val' or '--rescore' in flags) and not data.labelled:
-        raise UserError(
-            f'the split {data.split!r} of {settings.DATASET} has no labels to score; TEST_MODE=testval SAVE_DIR=FOLDER saves the predictions'
-        )
-    if '--rescore' in flags:
-        matrix = torch.zeros(1, *[len(data.names)] * 2, dtype=torch.int64)
-        for one in dataset.spread(
-            Rescore(flags['--rescore'], data, '--raw' in flags),
-            range(place.rank, len(data), place.world),
-            'scoring',
-            place,
-        ):
-            matrix += one
-        found = report(place.sum(matrix.to(place.device)), data)
-        return (
-            tell(found, 'rescore.json', data, predictions=flags['--rescore'])
-            if place.rank == 0
-            else None
-        )
-    if mode != 'val':
-        data.forget_labels()
-    on_image, where = (
-        server_files(folder, data)
-        if mode == 'test'
-        else (Saver(folder, data) if folder else None, folder)
-    )
-    path, how = checkpoint.to_evaluate(), inference.protocol()
-    net, step = load(place, path)
-    place.say(
-        f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; {place.world} x {place.device}, {place.amp() or "float32"}\n{how}'
-    )
-    if mode == 'val':
-        os.makedirs(
-            os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True
-        )  # rather now than after hours
-    begin = time.time()
-    found = evaluate(net, data, place, how, on_image)
-    speed = len(data) / (time.time() - begin)
-    images = (
-        [one for some in place.gather(on_image.image_iou) for one in some]
-        if found and on_image
-        else []
-    )
-    if place.rank == 0:
-        if found:
-            tell(found, 'scores.json', data, checkpoint=path, step=step, views=str(how))
-        if images:
-            on_image.charts(found, images)
-        print(
-            f'{speed:.1f} images/s'
-            + (
-                f'; {len(data)} files for the server in {where}'
-                if mode == 'test'
-                else f'; pictures in {where}: index/ colour/ overlay/'
-                + ' worst.png best.png confusion.png classes.png' * bool(images)
-                if folder
-                else ''
-            )
-        )
+    if data.labelled:  # a folder that cannot be made shows now, not after hours
+        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)
+
+    began = time.time()
+    result = evaluate(net, data, world, p, on_image)
+    speed = len(data) / (time.time() - began)
+    image_scores = []
+    if result and on_image:
+        image_scores = list(itertools.chain.from_iterable(world.gather(on_image.scores)))
+    if world.rank > 0:
+        return
+    if result:
+        report(result, 'scores.json', data, checkpoint=path, step=loaded.step, views=str(p))
+    if image_scores:
+        on_image.charts(result, image_scores)
+    print(f'{speed:.1f} images/s')
+    if on_image:
+        print(on_image)
 
 
 if __name__ == '__main__':
-    launch.run(main, {'--rescore': 'DIR', '--raw': ''})
+    parser = config.Parser(__doc__)
+    parser.add_argument('--rescore', metavar='DIR', help='score the index pictures in DIR')
+    parser.add_argument('--raw', action='store_true', help='they hold values of label files')
+    config.run(main, parser)

@@ -1,14 +1,17 @@
-"""Predicts pictures and videos of your own.
+"""Predict pictures and videos of your own.
 
-    python predict.py photo.jpg recipes/voc_ema101.py CHECKPOINT=net.pth    an overlay with legend, and class indices as palette PNG
-    python predict.py folder '*.jpg' street.mp4 SAVE_DIR=out                folders with what is in them, patterns, videos
-    python predict.py photo.jpg --bases              the maps of the EM unit's bases over the picture, most used first
-    python predict.py photo.jpg --compare A.pth B.pth    two checkpoints of the network that settings describe, side by side
-    python predict.py photo.jpg --probabilities      and float16 arrays (classes, h, w) as .npy
-What is written lies in SAVE_DIR, or LOG_DIR/NAME/predictions, under the names and folders of the input. TEST_SCALES and the like count, as in eval.py.
+    python predict.py photo.jpg CHECKPOINT=net.pth             an overlay with legend, class indices
+    python predict.py folder '*.jpg' street.mp4 SAVE_DIR=out   folders, patterns, videos
+    python predict.py photo.jpg --bases                        where the EM unit's bases look
+    python predict.py photo.jpg --probabilities                float16 (classes, h, w) as .npy
+    python predict.py photo.jpg --compare A.pth B.pth          two checkpoints next to each other
+
+All of it is written to SAVE_DIR, or LOG_DIR/NAME/predictions, under the names and folders of the
+inputs. TEST_SCALES and the other settings of evaluation count.
 """
 
 import glob
+import itertools
 import os
 import sys
 
@@ -16,280 +19,347 @@ import cv2
 import numpy as np
 import torch
 
+import checkpoint
 import dataset
-import inference
-import launch
 import network
-import pictures
-import reading
 import settings
-from checkpoint import to_evaluate
-from eval import load
-from settings import UsageError, UserError
+from datasets.files import read_image
+from eval import load, protocol, scores
+from utils import config, distributed, visualize
+from utils.config import UsageError, UserError
+from utils.files import atomic_write
 
 IMAGES = (
-    '.jpg',
-    '.jpeg',
-    '.png',
-    '.bmp',
-    '.tif',
-    '.tiff',
-    '.webp',
-    '.ppm',
-    '.pgm',
-    '.gif',
-    '.jp2',
-    '.avif',
-    '.heic',
-)
+    '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2',
+    '.avif', '.heic',
+)  # fmt: skip
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+BASES_WIDTH = 240  # pixels of a tile of --bases
 
 
-def inputs(words, folder=''):
-    """[(path, name of its output without ending)] of files, folders and patterns; UserError for a word that finds nothing. What is hidden, or lies in the
-    folder of the output, does not count."""
-    found = []
+# -------------------------------------------------------------------------------------- inputs
+
+
+def list_inputs(words, output=''):
+    """Return [(path, name of its output, without ending)] of files, folders and patterns.
+
+    A file named twice counts once; hidden files, and those in the folder `output`, do not count.
+    """
+    files = {}
     for word in words:
-        if os.path.isdir(word):
-            files = []
-            for d, below, some in os.walk(word):
-                below[:] = [
-                    f
-                    for f in below
-                    if f[0] != '.' and os.path.abspath(os.path.join(d, f)) != folder
-                ]
-                files += [
-                    os.path.join(d, f)
-                    for f in some
-                    if f[0] != '.' and f.lower().endswith(IMAGES + VIDEOS)
-                ]
-            here = [(path, os.path.relpath(path, word)) for path in sorted(files)]
-        else:
-            files = (
-                [word]
-                if os.path.isfile(word)
-                else sorted(p for p in glob.glob(word, recursive=True) if os.path.isfile(p))
-            )
-            here = [(path, os.path.basename(path)) for path in files]
-        if not here:
+        for path, name in matches(word, output):
+            files[os.path.abspath(path)] = path, name
+    paths = [path for path, _ in files.values()]
+    full_names = [name for _, name in files.values()]
+    names = [os.path.splitext(name)[0] for name in full_names]
+    if len(set(names)) < len(names):
+        names = full_names
+    if len(set(names)) < len(names):
+        names = visualize.output_names(paths)
+    return list(zip(paths, names, strict=True))
+
+
+def matches(word, output):
+    """Return [(path, path from the folder that the word names)] of a file, folder or pattern."""
+    if os.path.isdir(word):
+        paths = walk(word, output)
+        if not paths:
             raise UserError(
-                f'{word}: there is '
-                + (
-                    'no picture in this folder'
-                    if os.path.isdir(word)
-                    else 'no such file, and nothing that fits this as a pattern'
-                )
+                f'{word}: there is no picture or video in this folder; name another one'
             )
-        found += here
-    found = list(
-        {os.path.abspath(path): (path, name) for path, name in found}.values()
-    )  # a file named twice counts once
-    bare = [os.path.splitext(name)[0] for _, name in found]
-    if len({*bare}) < len(bare):
-        bare = [name for _, name in found]
-    if len({*bare}) < len(bare):
-        bare = pictures.stems([path for path, _ in found])
-    return [(path, name) for (path, _), name in zip(found, bare)]
+        return [(path, os.path.relpath(path, word)) for path in paths]
+    paths = [word]
+    if not os.path.isfile(word):
+        paths = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
+    if not paths:
+        raise UserError(
+            f'{word}: there is no such file, and none that this matches as a pattern; '
+            'name pictures, videos or folders'
+        )
+    return [(path, os.path.basename(path)) for path in paths]
+
+
+def walk(folder, output):
+    """Return the paths of the pictures and videos below a folder, sorted."""
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        for name in list(folders):
+            if name.startswith('.') or os.path.abspath(os.path.join(parent, name)) == output:
+                folders.remove(name)
+        for name in files:
+            if not name.startswith('.') and name.lower().endswith(IMAGES + VIDEOS):
+                paths.append(os.path.join(parent, name))
+    return sorted(paths)
 
 
 class Reader:
-    """task(index) -> image (h, w, 3) uint8 RGB, upright, or the sentence that says why there is none."""
+    """task(index) -> image (h, w, 3) uint8 RGB, upright; or the sentence that says why not."""
 
     def __init__(self, files):
         self.files = files
 
     def __call__(self, index):
         try:
-            return reading.read_image(self.files[index][0], upright=True)
+            return read_image(self.files[index][0], upright=True)
         except (UserError, OSError) as e:
-            return launch.sentence(e)
+            return config.sentence(e)
+
+
+def read_frames(video, count):
+    """Yield lists of `count` frames (h, w, 3) RGB of an open video; the last may be shorter."""
+    frames = []
+    while True:
+        there, frame = video.read()
+        if not there:
+            break
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        if len(frames) == count:
+            yield frames
+            frames = []
+    if frames:
+        yield frames
+
+
+# ------------------------------------------------------------------------------------- outputs
 
 
 class Predictor:
-    """Networks, as a Protocol tests them, and the folder for what comes of it."""
+    """One network, or two to compare, and the folder for what they predict.
 
-    def __init__(self, place, nets, folder, flags):
-        self.place, self.nets, self.folder, self.flags = place, nets, folder, flags
-        self.how, self.classes = inference.protocol(), dataset.classes()
+    nets   [(network, Protocol)]
+    flags  .compare, .probabilities and .bases
+    """
 
-    @torch.no_grad()
-    def scores(self, net, images):
-        """Scores (b, n, h, w) of images (b, h, w, 3) uint8."""
-        images = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.place.device)
-        with self.place.autocast():
-            return inference.scores(net, images, self.how)
+    def __init__(self, world, nets, folder, flags):
+        self.world = world
+        self.nets = nets
+        self.folder = folder
+        self.flags = flags
+        self.classes = dataset.classes()
 
     def path(self, kind, name, ending='.png'):
         return os.path.join(self.folder, kind, name + ending)
 
+    @torch.no_grad()
+    def scores(self, images, number=0):
+        """Return scores (b, n, h, w) of images (b, h, w, 3) uint8 by one of the networks."""
+        net, p = self.nets[number]
+        images = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.world.device)
+        with self.world.autocast():
+            return scores(net, images, p)
+
+    def overlay(self, image, ids):
+        return visualize.overlay(image, visualize.colour(ids, self.classes.colours))
+
+    def legend(self, ids, width):
+        return visualize.legend(ids, self.classes.names, self.classes.colours, width)
+
     def picture(self, image, name):
-        """Writes all that is asked for of an image (h, w, 3); UserError if it is the sentence of a Reader."""
+        """Write what is asked for of an image (h, w, 3); UserError if it is a Reader's sentence."""
         if isinstance(image, str):
             raise UserError(image)
-        colours, names = self.classes.colours, self.classes.names
-        found = [self.scores(net, image[None])[0] for net in self.nets]
-        ids = [f.max(0)[1].byte().cpu().numpy() for f in found]
-        shown = [pictures.overlay(image, pictures.colour(i, colours)) for i in ids]
-        if len(ids) == 2:
-            differ = np.where((ids[0] != ids[1])[..., None], shown[1], image // 4 + 160)
-            share = 100 * (ids[0] != ids[1]).mean()
-            tiles = [
-                ('image', image),
-                (self.flags['--compare'][0], shown[0]),
-                (self.flags['--compare'][1], shown[1]),
-                (f'differ: {share:.1f} %', differ),
-            ]
-            width = min(max(image.shape[1], 320), 1000)
-            pictures.save(
-                self.path('compare', name),
-                pictures.stack(
-                    [
-                        pictures.sheet(tiles, 2, width),
-                        pictures.legend(np.stack(ids), names, colours, 2 * width),
-                    ]
-                ),
-            )
-            return
-        pictures.save(self.path('index', name), ids[0], colours)
-        pictures.save(
-            self.path('overlay', name),
-            pictures.stack(
-                [shown[0], pictures.legend(ids[0], names, colours, max(image.shape[1], 320))]
+        if self.flags.compare:
+            return self.compare(image, name)
+        result = self.scores(image[None])[0]
+        ids = labels(result[None])[0]
+        overlay = self.overlay(image, ids)
+        with_legend = visualize.stack([overlay, self.legend(ids, max(image.shape[1], 320))])
+        visualize.save(self.path('index', name), ids, self.classes.colours)
+        visualize.save(self.path('overlay', name), with_legend)
+        if self.flags.probabilities:
+            with atomic_write(self.path('probabilities', name, '.npy')) as f:
+                np.save(f, result.softmax(0).half().cpu().numpy())
+        if self.flags.bases:
+            self.bases(image, overlay, name)
+
+    @torch.no_grad()
+    def bases(self, image, overlay, name):
+        """Write a sheet with the map of every basis, most used first."""
+        net, _ = self.nets[0]
+        on_device = torch.from_numpy(image).permute(2, 0, 1)[None].to(self.world.device)
+        with self.world.autocast():
+            z = net.attention(on_device)[0].float().cpu().numpy()
+        tiles = [('image', image), ('prediction', overlay)]
+        tiles += visualize.heatmaps(image, z, BASES_WIDTH)
+        visualize.save(self.path('bases', name), visualize.sheet(tiles, 8, BASES_WIDTH))
+
+    def compare(self, image, name):
+        """Write an image, both predictions, and the second one where they differ."""
+        first, second = (labels(self.scores(image[None], i))[0] for i in (0, 1))
+        differ = first != second
+        overlays = self.overlay(image, first), self.overlay(image, second)
+        tiles = [
+            ('image', image),
+            (self.flags.compare[0], overlays[0]),
+            (self.flags.compare[1], overlays[1]),
+            (
+                f'differ: {100 * differ.mean():.1f} %',
+                np.where(differ[..., None], overlays[1], image // 4 + 160),
             ),
-        )
-        if '--probabilities' in self.flags:
-            path = self.path('probabilities', name, '.npy')
-            with pictures.whole(path) as f:
-                np.save(f, found[0].softmax(0).half().cpu().numpy())
-        if '--bases' in self.flags:
-            with torch.no_grad(), self.place.autocast():
-                z = self.nets[0].attention(
-                    torch.from_numpy(image).permute(2, 0, 1)[None].to(self.place.device)
-                )[0]
-            width = 240
-            tiles = [
-                ('image', image),
-                ('prediction', shown[0]),
-                *pictures.heat(image, z.float().cpu().numpy(), width),
-            ]
-            pictures.save(self.path('bases', name), pictures.sheet(tiles, 8, width))
+        ]
+        width = min(max(image.shape[1], 320), 1000)
+        legend = self.legend(np.stack([first, second]), 2 * width)
+        sheet = visualize.sheet(tiles, 2, width)
+        visualize.save(self.path('compare', name), visualize.stack([sheet, legend]))
 
     def video(self, path, name):
-        """Writes OUT/overlay/NAME.mp4, a frame for each of the video's."""
-        source = cv2.VideoCapture(path)
-        rate, size = (
-            source.get(cv2.CAP_PROP_FPS),
-            tuple(
-                int(source.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-            ),
-        )
-        ok, frame = source.read()
-        if not ok:
+        """Write OUT/overlay/NAME.mp4, one frame for each of the video's."""
+        video = cv2.VideoCapture(path)
+        size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        expected = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        batch = self.nets[0][1].budget // max(1, size[0] * size[1])
+        batches = read_frames(video, max(1, batch))
+        first = next(batches, None)
+        if first is None:
             raise UserError(
-                f'{path}: this video cannot be decoded; pictures of its frames can be predicted: ffmpeg -i VIDEO frames/%06d.png'
+                f'{path}: this video cannot be decoded; predict pictures of its frames: '
+                'ffmpeg -i VIDEO frames/%06d.png'
             )
         out = self.path('overlay', name, '.mp4')
-        os.makedirs(os.path.dirname(out), exist_ok=True)
-        work = out[:-4] + '.part.mp4'
-        sink = cv2.VideoWriter(work, cv2.VideoWriter_fourcc(*'mp4v'), rate or 25, size)
-        if not sink.isOpened():
-            raise UserError(
-                f'{out}: this OpenCV cannot write MP4 video, or not there; predict pictures of the frames instead'
-            )
-        batch, done, due = (
-            max(1, self.how.budget // (size[0] * size[1])),
-            0,
-            max(0, int(source.get(cv2.CAP_PROP_FRAME_COUNT))),
-        )
+        part = out.removesuffix('.mp4') + '.part.mp4'
+        sink = open_video(part, video.get(cv2.CAP_PROP_FPS) or 25, size)
+        done = 0
         try:
-            with self.place.bar(total=due or None, desc=name, unit='frame') as bar:
-                while ok:
-                    frames = []
-                    while ok and len(frames) < batch:
-                        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-                        ok, frame = source.read()
-                    ids = self.scores(self.nets[0], np.stack(frames)).max(1)[1].byte().cpu().numpy()
-                    for image, one in zip(frames, ids):
-                        sink.write(
-                            np.ascontiguousarray(
-                                pictures.overlay(image, pictures.colour(one, self.classes.colours))[
-                                    ..., ::-1
-                                ]
-                            )
-                        )
+            with self.world.bar(total=expected or None, desc=name, unit='frame') as bar:
+                for frames in itertools.chain([first], batches):
+                    ids = labels(self.scores(np.stack(frames)))
+                    for image, one in zip(frames, ids, strict=True):
+                        overlay = self.overlay(image, one)
+                        sink.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
                     done += len(frames)
                     bar.update(len(frames))
             sink.release()
-            os.replace(work, out)
-            if done < due - 2:
-                raise UserError(f'{path}: {done} of {due} frames could be decoded; {out} has those')
+            os.replace(part, out)
         finally:
             sink.release()
-            if os.path.exists(work):
-                os.unlink(work)
+            if os.path.exists(part):
+                os.unlink(part)
+        if done < expected - 2:
+            raise UserError(
+                f'{path}: {done} of {expected} frames could be decoded, which {out} holds; '
+                'convert the video for the rest'
+            )
 
 
-def main(words, flags):
-    if not words:
+def labels(scores):
+    """Return train ids (b, h, w) uint8, on the CPU, of scores (b, n, h, w)."""
+    return scores.max(1)[1].byte().cpu().numpy()
+
+
+def open_video(path, rate, size):
+    """Return an open MP4 file to write frames to."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    sink = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+    if not sink.isOpened():
+        raise UserError(
+            f'{path}: this OpenCV cannot write MP4 video, or not there; '
+            'predict pictures of the frames instead'
+        )
+    return sink
+
+
+# ---------------------------------------------------------------------------------- the script
+
+
+def load_networks(world, flags):
+    """Return [(net, Protocol)] of CHECKPOINT, or of both of --compare, each by its own settings."""
+    given = config.current()
+    nets, tables = [], []
+    for path in flags.compare or [checkpoint.to_evaluate()]:
+        config.put(given)
+        net, _ = load(world, path, flags.explicit)
+        nets.append((network.fold(net), protocol()))
+        tables.append(dataset.class_names())
+    if tables[0] != tables[-1]:
+        raise UsageError(
+            f'{flags.compare[0]} predicts {len(tables[0])} classes, {flags.compare[1]} '
+            f'{len(tables[1])}; compare checkpoints of one data set'
+        )
+    return nets
+
+
+def attempt(task, path, *args):
+    """Return 0 if task(*args) succeeds, else print why this file cannot be used and return 1."""
+    try:
+        task(*args)
+        return 0
+    except Exception as e:
+        words = config.sentence(e)
+        if words is None or isinstance(e, OSError):  # no fault of the file
+            raise
+        if not words.startswith(path):
+            words = f'{path}: {words}'
+        print(f'predict.py: {words}', file=sys.stderr, flush=True)
+        return 1
+
+
+def check_bases(net, world):
+    """Raise UsageError if a network has no bases to show."""
+    blank = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=world.device)
+    with torch.no_grad():
+        z = net.attention(blank)
+    if z is None:
+        raise UsageError(
+            f'--bases shows the bases of an EM unit, and HEAD={settings.HEAD} has none; '
+            'use it with HEAD=ema'
+        )
+
+
+def main(flags):
+    asked = [name for name in ('probabilities', 'bases', 'compare') if getattr(flags, name)]
+    if not flags.inputs:
         raise UsageError(
             "name pictures, videos, folders or patterns: python predict.py photo.jpg 'more/*.png'"
         )
-    if '--compare' in flags and len(flags) > 1:
+    if flags.compare and len(asked) > 1:
         raise UsageError(
-            '--compare goes alone: it shows two checkpoints side by side, and nothing else'
-        )
-    if '--bases' in flags and settings.HEAD != 'ema':
-        raise UsageError(
-            f'--bases shows the bases of the EM unit, which HEAD={settings.HEAD} has not; HEAD=ema has'
+            '--compare goes alone: it shows two checkpoints next to each other and nothing else'
         )
     folder = settings.SAVE_DIR or os.path.join(settings.LOG_DIR, settings.NAME, 'predictions')
-    files, place = inputs(words, os.path.abspath(folder)), launch.start()
-    films = [f for f in files if f[0].lower().endswith(VIDEOS)]
-    stills = [f for f in files if f not in films]
-    if films and flags:
+    files = list_inputs(flags.inputs, os.path.abspath(folder))
+    videos = [file for file in files if file[0].lower().endswith(VIDEOS)]
+    pictures = [file for file in files if file not in videos]
+    if videos and asked:
         raise UsageError(
-            f'{films[0][0]}: of videos there are overlays alone; {", ".join(flags)} goes with pictures'
+            f'{videos[0][0]}: of videos there are overlays alone; --{asked[0]} goes with pictures'
         )
-    nets = [
-        network.fold(load(place, path)[0]) for path in flags.get('--compare') or [to_evaluate()]
-    ]
-    work, failed = Predictor(place, nets, folder, flags), 0
-    place.say(
-        f'{len(stills)} pictures, {len(films)} videos; {place.world} x {place.device}, {place.amp() or "float32"}; {work.how}'
-    )
 
-    def attempt(task, path, *args):
-        """1 if the file cannot be used, which is told; the others go on."""
-        try:
-            task(*args)
-            return 0
-        except Exception as e:
-            words = launch.sentence(e)
-            if words is None or isinstance(e, OSError):  # the folder's fault
-                raise
-            print(
-                f'predict.py: {words}'
-                if words.startswith(path)
-                else f'predict.py: {path}: {words}',
-                file=sys.stderr,
-                flush=True,
-            )
-            return 1
-
-    mine = range(place.rank, len(stills), place.world)
-    for image, index in zip(dataset.spread(Reader(stills), mine, 'predicting', place), mine):
-        failed += attempt(work.picture, stills[index][0], image, stills[index][1])
-    for path, name in films[place.rank :: place.world]:
-        failed += attempt(work.video, path, path, name)
-    failed = sum(place.gather(failed))
-    kinds = (
-        'compare'
-        if '--compare' in flags
-        else ' '.join(['overlay', *['index'] * bool(stills), *(f[2:] for f in flags)])
+    world = distributed.start()
+    nets = load_networks(world, flags)
+    if flags.bases:
+        check_bases(nets[0][0], world)
+    precision = world.half_type() or 'float32'
+    world.print(
+        f'{len(pictures)} pictures, {len(videos)} videos; '
+        f'{world.size} x {world.device}, {precision}; {nets[0][1]}'
     )
-    place.say(f'{len(files) - failed} of {len(files)} written to {folder}: {kinds}')
+    predictor, failed = Predictor(world, nets, folder, flags), 0
+    mine = world.share(len(pictures))
+    task = Reader(pictures)
+    for image, index in zip(
+        dataset.parallel_map(task, mine, 'predicting', world), mine, strict=True
+    ):
+        path, name = pictures[index]
+        failed += attempt(predictor.picture, path, image, name)
+    for index in world.share(len(videos)):
+        path, name = videos[index]
+        failed += attempt(predictor.video, path, path, name)
+
+    failed = sum(world.gather(failed))
+    kinds = ['compare']
+    if not flags.compare:
+        kinds = ['overlay', *asked]
+        if pictures:
+            kinds.insert(1, 'index')
+    world.print(f'{len(files) - failed} of {len(files)} written to {folder}: {" ".join(kinds)}')
     return 1 if failed else 0
 
 
 if __name__ == '__main__':
-    launch.run(main, {'--bases': '', '--probabilities': '', '--compare': 'A.pth B.pth'}, words=True)
+    parser = config.Parser(__doc__, inputs='picture | video | folder | pattern')
+    parser.add_argument('--bases', action='store_true', help='maps of the bases, most used first')
+    parser.add_argument('--probabilities', action='store_true', help='float16 arrays, as .npy')
+    parser.add_argument(
+        '--compare', nargs=2, metavar=('A.pth', 'B.pth'), help='two checkpoints side by side'
+    )
+    config.run(main, parser)

@@ -1,441 +1,407 @@
-"""Trains the network that settings describe.
+"""Train the network that settings describe.
 
     python train.py                                           settings.py as it stands
     python train.py recipes/camvid.py BATCH_SIZE=8            a recipe, and single values
-    torchrun --nproc_per_node=8 train.py recipes/camvid.py    one process per GPU, on one machine or more
-The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM saves that one and leaves.
+    torchrun --nproc_per_node=8 train.py recipes/camvid.py    one process per GPU
+The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM saves it and stops.
 """
 
 import contextlib
-import inspect
 import math
 import os
-import signal
-import time
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 import checkpoint
 import dataset
-import inference
-import launch
+import loss as losses
 import network
 import settings
-from eval import evaluate
-from log import Log
-from settings import UsageError, UserError
+from eval import evaluate, protocol
+from utils import config, distributed, logger
+from utils.config import UsageError, UserError
 
-TINY = 1e-12  # what a count is taken for where no pixel counts; the sum is 0 there
+TINY = 1e-12  # avoids 0 / 0 when every pixel is void
+ADVICE = 'lower LR, warm up (WARMUP), or try AMP=off'
+
+
+@dataclass
+class Run:
+    """What a run works with; `model` is the network in the engine of its devices."""
+
+    world: distributed.World
+    data: dataset.Dataset
+    val: dataset.Dataset | None
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    model: nn.Module = None
+    log: logger.Log = None
+    start: int = 0  # steps done before
+    warned: bool = False  # of an EM unit that does not cluster
+    best: dict = field(default_factory=lambda: {'mIoU': -1.0, 'step': 0})
+
+
+# ------------------------------------------------------------------------------------- schedule
 
 
 def learning_rate(step):
-    """The rate in force during a step (the first is 1), before the multipliers of the groups."""
-    s, done = settings, step - 1
-    if s.LR_POLICY == 'poly':
-        at = step // s.LR_DECAY * s.LR_DECAY if s.LR_DECAY else done
-        left = (1 - at / s.ITER_MAX) ** s.POLY_POWER
-    elif s.LR_POLICY == 'cosine':
-        left = 0.5 * (1 + math.cos(math.pi * done / s.ITER_MAX))
+    """Return the rate during a step (the first is 1), before the multipliers of the groups."""
+    done = step - 1
+    if settings.LR_POLICY == 'step':
+        rate = max(
+            settings.LR * 0.1 ** sum(done >= at for at in settings.LR_STEPS), settings.LR_MIN
+        )
     else:
-        left = 0.1 ** sum(done >= at for at in s.LR_STEPS)
-    rate = (
-        max(s.LR * left, s.LR_MIN) if s.LR_POLICY == 'step' else (s.LR - s.LR_MIN) * left + s.LR_MIN
-    )
-    return rate * (1e-3 + (1 - 1e-3) * done / s.WARMUP if done < s.WARMUP else 1)
+        factor = 0.5 * (1 + math.cos(math.pi * done / settings.ITER_MAX))
+        if settings.LR_POLICY == 'poly':
+            at = step // settings.LR_DECAY * settings.LR_DECAY if settings.LR_DECAY else done
+            factor = (1 - at / settings.ITER_MAX) ** settings.POLY_POWER
+        rate = (settings.LR - settings.LR_MIN) * factor + settings.LR_MIN
+    if done < settings.WARMUP:
+        rate *= 1e-3 + (1 - 1e-3) * done / settings.WARMUP
+    return rate
+
+
+def set_rate(optimizer, step):
+    """Set and return the learning rate of a step."""
+    rate = learning_rate(step)
+    for group in optimizer.param_groups:
+        group['lr'] = rate * group['lr_mult']
+    return rate
 
 
 def param_groups(net):
-    """Groups for SGD, as the official code has them: convolution weights decay, the others do not, biases learn at twice the rate.
+    """Return groups for SGD as in the official code.
 
-    With HEAD_LR_MULT each comes twice, once for the trunk and once for the rest.
+    Convolution weights decay, biases learn at twice the rate. With HEAD_LR_MULT each comes twice,
+    once for the trunk and once for the rest.
     """
-    s, groups = settings, {}
+    groups = {}
     for name, p in net.named_parameters():
-        kind = (
-            '2x'
-            if name.endswith('bias')
-            else '1x'
-            if name.endswith('weight') and p.ndim > 1
-            else '1y'
-        )
-        head = s.HEAD_LR_MULT != 1 and not name.startswith('extractor.')
-        group = groups.setdefault(
-            (head, kind),
-            dict(
-                params=[],
-                names=[],
-                lr_mult=(s.BIAS_LR_MULT if kind == '2x' else 1) * (s.HEAD_LR_MULT if head else 1),
-                weight_decay=s.WEIGHT_DECAY if kind == '1x' or s.DECAY == 'all' else 0.0,
-            ),
-        )
-        group['params'].append(p)
-        group['names'].append(name)
+        kind = '1y'  # the official names of the groups
+        if name.endswith('bias'):
+            kind = '2x'
+        elif name.endswith('weight') and p.ndim > 1:
+            kind = '1x'
+        is_head = settings.HEAD_LR_MULT != 1 and not name.startswith('extractor.')
+        if (is_head, kind) not in groups:
+            groups[is_head, kind] = {
+                'params': [],
+                'names': [],
+                'lr_mult': settings.BIAS_LR_MULT if kind == '2x' else 1,
+                'weight_decay': 0.0,
+            }
+            if is_head:
+                groups[is_head, kind]['lr_mult'] *= settings.HEAD_LR_MULT
+            if kind == '1x' or settings.DECAY == 'all':
+                groups[is_head, kind]['weight_decay'] = settings.WEIGHT_DECAY
+        groups[is_head, kind]['params'].append(p)
+        groups[is_head, kind]['names'].append(name)
     return [groups[key] for key in sorted(groups)]
 
 
-def rng_state(place):
-    """The state of torch's generators, of every process, as plain tensors."""
-    mine = dict(
-        cpu=torch.get_rng_state(),
-        cuda=[torch.cuda.get_rng_state(d) for d in place.devices] if place.cuda else [],
+# ----------------------------------------------------------------------------------------- setup
+
+
+def setup():
+    """Return the Run that settings describe, and the state it resumes from, or None."""
+    world = distributed.start()
+    data = dataset.Dataset(settings.TRAIN_SPLIT, train=True)
+    val = dataset.Dataset(settings.VAL_SPLIT, train=False) if settings.ITER_VAL else None
+    check(world, data, val)
+    os.makedirs(checkpoint.folder(), exist_ok=True)
+
+    criterion = losses.criterion(dataset.n_classes(), dataset.class_weights(data, world))
+    momentum = config.bn_momentum(config.current())
+    net = network.build(dataset.n_classes(), settings, criterion, momentum)
+    optimizer = torch.optim.SGD(
+        param_groups(net), lr=settings.LR, momentum=settings.LR_MOM, fused=True
     )
-    return place.gather(mine)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=settings.AMP == 'fp16')
+    net.to(world.device, memory_format=torch.channels_last)
+
+    run = Run(world, data, val, net, optimizer, scaler)
+    state = checkpoint.resume(net, optimizer, scaler, len(data))
+    if state:
+        run.start, run.best = state['step'], state['best']
+        path = os.path.join(checkpoint.folder(), 'latest.pth')
+        world.print(f'resuming {settings.NAME} at step {run.start} from {path}')
+    agree_on_start(run)
+    if run.start >= settings.ITER_MAX:
+        return run, state
+    if not state:
+        load_start(world, net)
+    if world.size > 1 and world.cuda:
+        run.net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    run.model = distributed.wrap(run.net, world)
+    run.log = logger.Log(world, run.start)
+    logger.print_facts(world, data, val, net, images_per_device(world))
+    logger.warn_of_statistics(world)
+    return run, state
 
 
-def set_rng_state(place, everyone):
-    if len(everyone) == place.world and len(everyone[place.rank]['cuda']) == (
-        len(place.devices) if place.cuda else 0
-    ):
-        torch.set_rng_state(everyone[place.rank]['cpu'])
-        for device, state in zip(place.devices, everyone[place.rank]['cuda']):
-            torch.cuda.set_rng_state(state, device)
+def images_per_device(world):
+    return settings.BATCH_SIZE // (world.size * len(world.devices) * settings.ACCUMULATE)
 
 
-def wrap(net, place):
-    """The network for training: compiled, and in the engine of this place."""
-    if settings.COMPILE:
-        net.compile()
-    if place.world > 1:
-        ddp = nn.parallel.DistributedDataParallel
-        sync = next(
-            k
-            for k in ('forward_sync_buffers', 'broadcast_buffers')
-            if k in inspect.signature(ddp).parameters
-        )  # newer, older torch
-        return ddp(
-            net,
-            [place.device] if place.cuda else None,
-            gradient_as_bucket_view=True,
-            **{sync: False},
-        )  # they agree already
-    if len(place.devices) > 1:
-        net.amp = place.amp()
-        return nn.DataParallel(net, place.devices)
-    return net
-
-
-def check(place, data, val, per_device):
-    """Stops with a sentence where settings, data and devices do not go together, or a sample of the files cannot be used."""
-    parts = settings.ACCUMULATE * place.world
-    if settings.BATCH_SIZE % parts or per_device < 1:
+def check(world, data, val):
+    """Raise UsageError where settings, data and devices do not go together, or files are bad."""
+    parts = settings.ACCUMULATE * world.size
+    if settings.BATCH_SIZE % parts or images_per_device(world) < 1:
         raise UsageError(
-            f'BATCH_SIZE = {settings.BATCH_SIZE} cannot be dealt out to {place.world} processes x {len(place.devices)} devices '
-            f'x {settings.ACCUMULATE} parts; take a multiple of {parts * len(place.devices)}'
+            f'BATCH_SIZE = {settings.BATCH_SIZE} cannot be dealt out to {world.size} processes x '
+            f'{len(world.devices)} devices x {settings.ACCUMULATE} parts; '
+            f'use a multiple of {parts * len(world.devices)}'
         )
     if len(data) < settings.BATCH_SIZE:
         raise UsageError(
-            f'the split {data.split} of {settings.DATASET} has {len(data)} images, fewer than BATCH_SIZE = {settings.BATCH_SIZE}; lower it'
+            f'the split {data.split} of {settings.DATASET} has {len(data)} images, '
+            f'fewer than BATCH_SIZE = {settings.BATCH_SIZE}; lower it'
         )
-    if settings.COMPILE and place.engine == 'DataParallel':
+    if settings.COMPILE and world.engine == 'DataParallel':
         raise UsageError(
-            'COMPILE does not go with several GPUs in one process; start with torchrun, one process per GPU'
+            'COMPILE does not work with several GPUs in one process; start with torchrun'
         )
-    if settings.AMP == 'fp16' and not place.cuda:
+    if settings.AMP == 'fp16' and not world.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
     data.check()
     if val:
         if not val.labelled:
             raise UsageError(
-                f'the split VAL_SPLIT = {val.split!r} has no labels to score; take another, or ITER_VAL=0 for no validation'
+                f'the split VAL_SPLIT = {val.split!r} has no labels to score; '
+                'use another, or ITER_VAL=0 for no validation'
             )
         val.check(4)
+        protocol()  # raises UsageError where TEST_CROP does not suit the head
 
 
-def check_finite(losses, step, data, batches):
-    """UserError if one of the losses of the steps up to `step` is not finite."""
-    for bad, loss in enumerate(losses, step - len(losses) + 1):
-        if not math.isfinite(loss):
-            files = [
-                data.pairs[batches.index(p)][0]
-                for p in range((bad - 1) * batches.batch, bad * batches.batch)
-            ]
-            raise UserError(
-                f'the loss is not finite since step {bad}, in the interval up to {step}; files of that step: {", ".join(files)}. '
-                'Nothing was saved since; lower LR, warm up (WARMUP), or try AMP=off'
-            )
+def agree_on_start(run):
+    """Raise UserError if the processes of a run see different checkpoints."""
+    start = torch.tensor(float(run.start), device=run.world.device)
+    if run.world.all_reduce(start).item() != run.start * run.world.size:
+        raise UserError(
+            f'the processes see different checkpoints in {checkpoint.folder()}; '
+            'MODEL_DIR must be a folder that all machines share'
+        )
 
 
-def warn_of_statistics(place):
-    """Print one line if BN_MOM is too small for running statistics that start afresh to arrive by ITER_MAX.
+def load_start(world, net):
+    """Load PRETRAINED and INIT, and print what matched."""
+    trunk = checkpoint.load_trunk(net)
+    world.print('trunk weights:', trunk or 'none (PRETRAINED is empty)')
+    if settings.INIT:
+        world.print('INIT:', checkpoint.load_weights(net, settings.INIT, 'any'))
 
-    From scratch these are all, with PRETRAINED those of the head, with INIT none.
+
+def start_generators(run, state):
+    """Seed torch, so that dropout differs from process to process, or restore its generators."""
+    torch.manual_seed(settings.SEED + run.world.rank)
+    if state:
+        run.world.set_rng_state(state['rng'])
+
+
+# -------------------------------------------------------------------------------------- the loop
+
+
+def train_step(run, stream, stops):
+    """Make one step on BATCH_SIZE images.
+
+    Return loss sum, pixel count and stop requests of all processes, (3,), on the device. Gradients
+    are summed undivided and divided once: accumulation and processes cannot change them.
     """
-    values = settings.in_force()
-    momentum = settings.bn_momentum(values)
-    if values['INIT'] or momentum >= 0.1:
-        return
-    left = (1 - momentum) ** values['ITER_MAX']
-    if left > 0.05:
-        whose = 'of the head' if values['PRETRAINED'] else 'of all layers'
-        place.say(
-            f'warning: BN_MOM {momentum:g} is too small for a run this short: after ITER_MAX = {values["ITER_MAX"]} steps the running statistics {whose} '
-            f'still hold {100 * left:.0f} % of their initial values, so evaluation will be far worse than training; use BN_MOM=0.1'
-        )
+    world = run.world
+    constant = settings.BATCH_SIZE  # about the size of the count, so that float16 keeps its range
+    if not run.net.criterion.per_image:
+        constant *= math.prod(config.sides(settings.CROP_SIZE))
+    totals = torch.zeros(3, device=world.device)
+    bases = None
+    for part in range(settings.ACCUMULATE):
+        image, label = (t.to(world.device, non_blocking=True) for t in next(stream))
+        last = part == settings.ACCUMULATE - 1
+        with contextlib.nullcontext() if last or world.size == 1 else run.model.no_sync():
+            with world.autocast():
+                loss_sum, count, mu = run.model(image, label)
+            run.scaler.scale(loss_sum.sum() / constant).backward()
+        totals[0] += loss_sum.detach().sum()
+        totals[1] += count.sum()
+        if mu is not None:
+            part_bases = mu.detach().sum(0)  # c k
+            bases = part_bases if bases is None else bases + part_bases
+
+    # gradients are sum / constant, averaged over processes; the loss is sum / count over all
+    totals[2] = stops.number is not None
+    world.all_reduce(totals)
+    gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
+    torch._foreach_mul_(gradients, world.size * constant / totals[1].clamp(min=TINY))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    if bases is not None:
+        run.net.update_bases(world.all_reduce(bases) / settings.BATCH_SIZE)
+    return totals
 
 
-def warn_of_collapse(place, curves):
-    """Print one line, and return True, if the curves of the EM unit (EMAU.curves) say that it does not cluster."""
-    collapsed = curves.get('em/entropy', 0) > 0.98 or curves.get('em/cosine', 0) > 0.95
-    if collapsed:
-        place.say(
-            f'warning: the EM unit does not cluster (em/entropy {curves["em/entropy"]:.3f}, em/cosine {curves["em/cosine"]:.3f}): its bases are alike, '
-            'and every pixel gets the mean of the picture. Usual causes: emau.conv1 at another scale than std sqrt(2 / EM_CHANNELS), as from INIT or an '
-            'edited start; features that are alike since the run has diverged or hardly begun (LR, WARMUP)'
-        )
-    return collapsed
+def read_interval(run, interval):
+    """Return losses, curves of the EM unit and stop requests of the steps since the last call.
+
+    interval  totals (3,) of the steps; reading them is the only wait for the device
+    """
+    totals = torch.stack(interval)
+    numbers = [totals[:, 0] / totals[:, 1].clamp(min=TINY), totals[-1:, 2]]
+    statistics = run.net.statistics()
+    if statistics is not None:
+        numbers.append(run.world.all_reduce(statistics.clone()) / run.world.size)
+    numbers = torch.cat(numbers).tolist()
+    values, stopping = numbers[: len(interval)], numbers[len(interval)]
+    curves = {}
+    if statistics is not None:
+        curves = network.EMAU.curves(numbers[len(interval) + 1 :])
+    return values, curves, stopping
 
 
-def resume(place, net, optimizer, scaler, data):
-    """The state of the run's latest checkpoint, put in force, or None. UserError if it was made with other settings."""
-    path = os.path.join(checkpoint.folder(), 'latest.pth')
-    if not os.path.isfile(path):
-        return None
-    try:
-        state = checkpoint.read(path)
-    except UserError as e:
-        raise UserError(f'{e}; or move it away, to start over') from None
-    if not isinstance(state, dict) or not {'net', 'opt', 'scaler', 'step', 'best', 'rng'} <= set(
-        state
-    ):
-        raise UserError(
-            f'{path} is no training state (weights alone?); move it away; INIT=FILE starts from weights'
-        )
-    differ = checkpoint.differences(
-        state.get('settings', {}), [n for n in settings.in_force() if n not in settings.FREE]
-    )
-    if differ:
-        raise UserError(
-            f'{path} is of a run with other settings ({"; ".join(differ)}); take another NAME, the old settings, or clean.sh'
-        )
-    if state.get('images', len(data)) != len(data):
-        raise UserError(
-            f'{path} is of a run on {state["images"]} images, {data.split} has {len(data)} now: what comes next would not be the same run; '
-            'put the images back, or take another NAME'
-        )
-    try:
-        net.load_state_dict(state['net'])
-        optimizer.load_state_dict(state['opt'])
-        scaler.load_state_dict(state['scaler'])
-    except (RuntimeError, ValueError, KeyError) as e:
-        raise UserError(
-            f'{path} does not hold this network ({str(e).splitlines()[0]}); move it away, to start over'
-        ) from None
-    place.say(f'resuming {settings.NAME} at step {state["step"]} from {path}')
-    return state
-
-
-def keep(place, name, net, step, **more):
-    """Saves models/RUN/NAME.pth, once for all processes; UserError if the weights are not finite."""
-    if place.rank == 0:
-        state = net.state_dict()
-        if not all(v.isfinite().all() for v in state.values()):
+def check_finite(values, step, data, batches):
+    """Raise UserError, naming the files, if one of the losses up to `step` is not finite."""
+    for bad, value in enumerate(values, step - len(values) + 1):
+        if not math.isfinite(value):
+            positions = range((bad - 1) * batches.batch, bad * batches.batch)
+            files = ', '.join(data.pairs[batches.index(p)][0] for p in positions)
             raise UserError(
-                f'the weights are not finite at step {step}; they are not saved, the checkpoints before are whole; '
-                'lower LR, warm up (WARMUP), or try AMP=off'
+                f'the loss is not finite from step {bad} on, in the interval up to {step}; '
+                f'files of that step: {files}. Nothing was saved since; {ADVICE}'
             )
-        checkpoint.save(
-            os.path.join(checkpoint.folder(), name + '.pth'),
-            dict(net=state, step=step, settings=settings.in_force(), **more),
-        )
 
 
-def main():
-    place = launch.start()
-    s = settings
-    per_device = s.BATCH_SIZE // (place.world * len(place.devices) * s.ACCUMULATE)
-    data = dataset.Dataset(s.TRAIN_SPLIT, train=True)
-    val = dataset.Dataset(s.VAL_SPLIT, train=False) if s.ITER_VAL else None
-    check(place, data, val, per_device)
-    how = inference.protocol().single()  # of validation
-    os.makedirs(checkpoint.folder(), exist_ok=True)
-
-    net = network.build(weights=dataset.class_weights(data, place))
-    optimizer = torch.optim.SGD(param_groups(net), lr=s.LR, momentum=s.LR_MOM, fused=True)
-    scaler = torch.amp.GradScaler(place.device.type, enabled=s.AMP == 'fp16')
-    net.to(place.device, memory_format=torch.channels_last)
-    state = resume(place, net, optimizer, scaler, data)
-    start = state['step'] if state else 0
-    if place.sum(torch.tensor(float(start), device=place.device)).item() != start * place.world:
-        raise UserError(
-            f'the processes found different checkpoints in {checkpoint.folder()}; MODEL_DIR must be a folder that all machines share'
-        )
-    if start >= s.ITER_MAX:
-        place.say(
-            f'{s.NAME} is finished: {start} of {s.ITER_MAX} steps; raise ITER_MAX to go on, or take another NAME'
-        )
+def save(run, name, step, **more):
+    """Save a checkpoint, once for all processes; UserError if the weights are not finite."""
+    if run.world.rank > 0:
         return
-    if not state:
-        trunk = checkpoint.load_trunk(net)
-        place.say(
-            'trunk weights:',
-            trunk or 'none (PRETRAINED is empty)' + ('' if s.INIT else ': training from scratch'),
+    state = run.net.state_dict()
+    if not all(v.isfinite().all() for v in state.values()):
+        raise UserError(
+            f'the weights are not finite at step {step}; they are not saved, '
+            f'earlier checkpoints are intact; {ADVICE}'
         )
-        if s.INIT:
-            place.say('INIT:', checkpoint.load_weights(net, s.INIT, 'any'))
-    if place.world > 1 and place.cuda:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    model = wrap(net, place)
-    best = state['best'] if state else {'mIoU': -1.0, 'step': 0}
+    path = os.path.join(checkpoint.folder(), name + '.pth')
+    n_classes, values = len(run.data.names), config.current()
+    state = {'net': state, 'step': step, 'settings': values, 'n_classes': n_classes, **more}
+    checkpoint.save(path, state)
 
+
+def save_latest(run, step):
+    """Save all that resuming needs."""
+    rest = {'best': run.best, 'rng': run.world.rng_state(), 'images': len(run.data)}
+    optimizer, scaler = run.optimizer.state_dict(), run.scaler.state_dict()
+    save(run, 'latest', step, opt=optimizer, scaler=scaler, **rest)
+
+
+def validate(run, step, loss, curves):
+    """Score the network by a single view; save it and return True if it is the best so far."""
+    world, log = run.world, run.log
+    scores = evaluate(
+        run.net, run.val, world, protocol().single(), log.predictions(step, run.val), 4
+    )
+    log.validation(step, scores, run.val.names)
+    if log.writer and run.net.statistics() is not None:
+        image = run.val[0][0]
+        with torch.no_grad(), world.autocast():
+            maps = network.fold(run.net).attention(image[None].to(world.device))[0]
+        log.attention(step, image.permute(1, 2, 0).numpy(), maps.float().cpu().numpy())
+    if run.best['step'] == 0 and not run.warned:
+        logger.warn_of_collapse(world, curves)
+    better = scores['mIoU'] > run.best['mIoU']
+    if better:
+        run.best = {'mIoU': scores['mIoU'], 'step': step}
+        save(run, 'best', step, scores=scores)
+    world.print(
+        f'step {step}: loss {loss:.4f}, mIoU {100 * scores["mIoU"]:.2f}, '
+        f'pAcc {100 * scores["pAcc"]:.2f} on {settings.VAL_SPLIT}'
+    )
+    return better
+
+
+def main(flags=None):
+    run, state = setup()
+    world, data = run.world, run.data
+    if run.start >= settings.ITER_MAX:
+        world.print(
+            f'{settings.NAME} is finished: {run.start} of {settings.ITER_MAX} steps; '
+            'raise ITER_MAX to go on, or choose another NAME'
+        )
+        return None
     batches = dataset.Batches(
-        len(data), s.SEED, s.BATCH_SIZE, s.ACCUMULATE, place.rank, place.world, start
+        len(data),
+        settings.SEED,
+        settings.BATCH_SIZE,
+        settings.ACCUMULATE,
+        world.rank,
+        world.size,
+        run.start,
     )
-    stream = iter(dataset.train_loader(data, batches, place.cuda))
-    log = Log(place, start)
-    half = place.amp()
-    note = ''.join(
-        f'; its makers have {d.usual} in {d.split}'
-        for d in (data, val)
-        if d and d.usual not in (None, len(d))
-    )
-    place.say(
-        f'{s.DATASET}: {len(data)} images in {s.TRAIN_SPLIT}, {len(val) if val else 0} in {s.VAL_SPLIT}, {net.n_classes} classes, in {data.root}{note}\n'
-        f'{s.HEAD} on ResNet-{s.N_LAYERS} at stride {s.STRIDE}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters; '
-        f'BN_MOM {settings.bn_momentum(s.in_force()):g}, {"from scratch" if settings.from_scratch(s.in_force()) else "from trained weights"}\n'
-        f'batch {s.BATCH_SIZE} = {per_device} per device x {place.world * len(place.devices)} devices ({place.device.type}, {place.engine}) '
-        f'x {s.ACCUMULATE} accumulated; {half or torch.float32}; {s.ITER_MAX * s.BATCH_SIZE / len(data):.1f} epochs'
-    )
+    stream = iter(dataset.train_loader(data, batches, world.cuda))
+    with world.bar(total=settings.ITER_MAX, initial=run.start, desc=settings.NAME) as bar:
+        stops = distributed.StopSignals()
+        start_generators(run, state)
+        stopped = loop(run, batches, stream, stops, bar)
+    folder = checkpoint.folder()
+    if stopped:
+        world.print(
+            f'stopped at step {stopped}, saved in {folder}/latest.pth; the same command goes on'
+        )
+        return stops.status()
+    scored = ''
+    if run.best['step']:
+        scored = f', best mIoU {100 * run.best["mIoU"]:.2f} at step {run.best["step"]}'
+    world.print(f'finished: {settings.ITER_MAX} steps{scored}; checkpoints in {folder}')
+    return None
 
-    warn_of_statistics(place)
-    stops = []
 
-    def ask(number, frame):
-        stops.append(number)
-        signal.signal(
-            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        )  # the second one is final
+def loop(run, batches, stream, stops, bar):
+    """Train to ITER_MAX; return the step at which a signal ended it, or None."""
+    interval, speedometer = [], logger.Speedometer(run.world)
+    run.model.train()
+    for step in range(run.start + 1, settings.ITER_MAX + 1):
+        rate = set_rate(run.optimizer, step)
+        interval.append(train_step(run, stream, stops))
+        bar.update()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    torch.manual_seed(s.SEED + place.rank)  # dropout differs from process to process
-    set_rng_state(place, state['rng'] if state else [])
-    model.train()
-    losses, began, told, warned = [], time.time(), False, best['step'] > 0
-    with place.bar(total=s.ITER_MAX, initial=start, desc=s.NAME) as bar:
-        for step in range(start + 1, s.ITER_MAX + 1):
-            # set the rate of this step
-            rate = learning_rate(step)
-            for group in optimizer.param_groups:
-                group['lr'] = rate * group['lr_mult']
+        # read the interval's losses: the only wait for the device
+        last = step == settings.ITER_MAX
+        is_validation = settings.ITER_VAL and (step % settings.ITER_VAL == 0 or last)
+        is_save = step % settings.ITER_SAVE == 0 or last
+        stop_seen = stops.seen(run.world, interval[-1][2])
+        if not (step % settings.ITER_LOG == 0 or is_validation or is_save or stop_seen):
+            continue
+        values, curves, stopping = read_interval(run, interval)
+        interval = []
+        check_finite(values, step, run.data, batches)
+        if step == len(values):  # the first interval
+            run.warned = logger.warn_of_collapse(run.world, curves)
+        speed = speedometer.read(len(values), step)
+        bar.set_postfix(
+            loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False
+        )
+        scalars = {'loss': sum(values) / len(values), 'lr': rate, 'images_per_s': speed}
+        run.log.scalars(step, scalars | curves | run.world.memory())
 
-            # gradient of the loss: sum / count over the global batch, whatever it is spread over
-            summed, count, mu_sum = 0, 0, None
-            for part in range(1, s.ACCUMULATE + 1):
-                image, label = (t.to(place.device, non_blocking=True) for t in next(stream))
-                last = part == s.ACCUMULATE
-                with contextlib.nullcontext() if last or place.world == 1 else model.no_sync():
-                    with place.autocast():
-                        loss_sum, valid, mu = model(image, label)
-                    asked = torch.tensor(float(len(stops))).to(
-                        place.device, non_blocking=True
-                    )  # all processes must leave together
-                    total = place.sum(torch.stack([loss_sum.detach().sum(), valid.sum(), asked]))
-                    if part > 1:
-                        shrink = count.clamp(min=TINY) / (count + total[1]).clamp(min=TINY)
-                        for p in net.parameters():
-                            if p.grad is not None:
-                                p.grad.mul_(shrink)
-                    summed, count = summed + total[0], count + total[1]
-                    scaler.scale(loss_sum.sum() * (place.world / count.clamp(min=TINY))).backward()
-                if mu is not None:
-                    mu_sum = mu.detach().sum(0) + (0 if mu_sum is None else mu_sum)  # c k
+        # save; latest comes last, so that a run killed in between writes the others again
+        if is_save:
+            save(run, 'final' if last else f'step_{step}', step)
+        if is_save or stopping:
+            save_latest(run, step)
 
-            # move the parameters and the bases
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            if mu_sum is not None:
-                net.update_bases(place.sum(mu_sum) / s.BATCH_SIZE)
-            losses.append(summed / count.clamp(min=TINY))
-            bar.update()
-
-            # read the interval's losses: the only wait for the device
-            validate = s.ITER_VAL and (step % s.ITER_VAL == 0 or step == s.ITER_MAX)
-            save = step % s.ITER_SAVE == 0 or step == s.ITER_MAX
-            if not (
-                step % s.ITER_LOG == 0
-                or validate
-                or save
-                or not place.cuda
-                and total[2]
-                or stops
-                and place.world == 1
-            ):
-                continue
-            numbers = torch.stack([*losses, total[2]])
-            if net.statistics() is not None:
-                numbers = torch.cat([numbers, place.sum(net.statistics().clone()) / place.world])
-            numbers = numbers.tolist()
-            values, stopping, statistics = (
-                numbers[: len(losses)],
-                numbers[len(losses)],
-                numbers[len(losses) + 1 :],
-            )
-            check_finite(values, step, data, batches)
-            curves = network.EMAU.curves(statistics) if statistics else {}
-            if step == len(losses) and not warned:  # the first interval of the run
-                warned = warn_of_collapse(place, curves)
-            speed = len(values) * s.BATCH_SIZE / (time.time() - began)
-            if not told and step - start > len(values):  # the first interval has start-up in it
-                told = True
-                place.say(
-                    f'{speed:.1f} images/s: about {(s.ITER_MAX - step) * s.BATCH_SIZE / speed / 60:.0f} minutes to go'
-                )
-            bar.set_postfix(
-                loss=f'{values[-1]:.4f}', lr=f'{rate:.2e}', images_s=f'{speed:.1f}', refresh=False
-            )
-            log.scalars(
-                step,
-                dict(loss=sum(values) / len(values), lr=rate, images_per_s=speed)
-                | curves
-                | ({'memory_GB': place.memory()} if place.cuda else {}),
-            )
-            losses = []
-
-            # save; latest comes after the others, so that a run killed in between writes them again
-            def keep_latest():
-                keep(
-                    place,
-                    'latest',
-                    net,
-                    step,
-                    opt=optimizer.state_dict(),
-                    scaler=scaler.state_dict(),
-                    best=best,
-                    rng=rng_state(place),
-                    images=len(data),
-                )
-
-            if save:
-                keep(place, 'final' if step == s.ITER_MAX else f'step_{step}', net, step)
-            if save or stopping:
-                keep_latest()
-
-            # score, and keep the best
-            if validate and not stopping:
-                found = evaluate(net, val, place, how, log.picture(step, val), 4)
-                log.validation(step, found, net, val, place)
-                if not warned:  # at the first validation
-                    warn_of_collapse(place, curves)
-                warned = True
-                place.say(
-                    f'step {step}: loss {values[-1]:.4f}, mIoU {100 * found["mIoU"]:.2f}, pAcc {100 * found["pAcc"]:.2f} on {s.VAL_SPLIT}'
-                )
-                if found['mIoU'] > best['mIoU']:
-                    best = {'mIoU': found['mIoU'], 'step': step}
-                    keep(place, 'best', net, step, scores=found)
-                    if save:
-                        keep_latest()
-            if stopping:
-                place.say(
-                    f'stopped at step {step}, saved in {checkpoint.folder()}/latest.pth; the same command goes on from there'
-                )
-                return 128 + (stops or [signal.SIGTERM])[0]
-            began = time.time()
-    scored = f', best mIoU {100 * best["mIoU"]:.2f} at step {best["step"]}' if best['step'] else ''
-    place.say(f'finished: {s.ITER_MAX} steps{scored}; checkpoints in {checkpoint.folder()}')
+        # score, and keep the best
+        if is_validation and not stopping:
+            is_best = validate(run, step, values[-1], curves)
+            if is_best and is_save:
+                save_latest(run, step)
+        if stopping:
+            return step
+        speedometer.restart()
+    return None
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    config.run(main, config.Parser(__doc__))

@@ -1,0 +1,212 @@
+"""Predictions as files: pictures, what the server of a benchmark wants, and what is rescored."""
+
+import os
+
+import numpy as np
+import torch
+
+import settings
+from datasets.files import read_indices
+from datasets.table import entry
+from utils import visualize
+from utils.config import UsageError, UserError
+
+
+def writer(data, image_iou):
+    """Return what writes predictions for a split into SAVE_DIR, or None.
+
+    A split without labels gets the files for its server, or, where some class has no value in label
+    files, pictures; a split with labels gets pictures, if there is a SAVE_DIR.
+    image_iou  (pred (h, w), label (h, w), number of classes) -> mIoU of an image
+    """
+    folder = settings.SAVE_DIR
+    if not folder and data.labelled:
+        return None
+    if not folder:
+        raise UsageError(
+            f'the split {data.split!r} of {settings.DATASET} has no labels to score; '
+            'say where its predictions go: SAVE_DIR=FOLDER'
+        )
+    if not data.labelled and ServerFiles.possible(data):
+        return ServerFiles(folder, data)
+    return Saver(folder, data, image_iou)
+
+
+class Saver:
+    """Pictures in FOLDER/index (train ids), FOLDER/colour and FOLDER/overlay, named as the images.
+
+    It is an on_image of eval.evaluate().
+    """
+
+    def __init__(self, folder, data, image_iou):
+        self.folder = folder
+        self.data = data
+        self.image_iou = image_iou
+        self.names = visualize.output_names([image for image, _ in data.pairs])
+        self.scores = []  # (mIoU, index) of images that have labelled pixels
+        self.written = ['index/', 'colour/', 'overlay/']
+
+    def path(self, index, kind):
+        return os.path.join(self.folder, kind, self.names[index] + '.png')
+
+    def __call__(self, index, image, label, pred):
+        colours = self.data.classes.colours
+        pixels = image.permute(1, 2, 0).numpy()
+        coloured = visualize.colour(pred.numpy(), colours)
+        visualize.save(self.path(index, 'index'), pred.numpy(), colours)
+        visualize.save(self.path(index, 'colour'), coloured)
+        visualize.save(self.path(index, 'overlay'), visualize.overlay(pixels, coloured))
+        if label is not None and (label < len(self.data.names)).any():
+            self.scores.append((self.image_iou(pred, label, len(self.data.names)), index))
+
+    def contact_sheet(self, scores):
+        """Return a row of image, truth, prediction and errors for each of some (mIoU, index)."""
+        colours, n = self.data.classes.colours, len(self.data.names)
+        tiles = []
+        for iou, index in scores:
+            image, label = self.data.read(index)
+            pred = read_indices(self.path(index, 'index'))
+            tiles.append((self.names[index], image))
+            tiles.append(('label', visualize.colour(label, colours)))
+            tiles.append((f'prediction, mIoU {100 * iou:.1f}', visualize.colour(pred, colours)))
+            tiles.append(('errors', visualize.errors(label, pred, n)))
+        return visualize.sheet(tiles, 4)
+
+    def charts(self, result, scores, count=8):
+        """Write worst.png, best.png, confusion.png and classes.png.
+
+        result  of eval.evaluate()
+        scores  (mIoU, index) of the images of all processes
+        """
+        names, ordered = self.data.names, sorted(scores)
+        title = f'{settings.NAME}, {settings.DATASET} {self.data.split}: '
+        title += f'mIoU {100 * result["mIoU"]:.2f} %'
+        pictures = {
+            'worst.png': self.contact_sheet(ordered[:count]),
+            'best.png': self.contact_sheet(ordered[::-1][:count]),
+            'confusion.png': visualize.confusion(result['confusion'].numpy(), names),
+            'classes.png': visualize.bars(result['class_iou'], names, title),
+        }
+        for name, picture in pictures.items():
+            visualize.save(os.path.join(self.folder, name), picture)
+            self.written.append(name)
+
+    def __str__(self):
+        return f'pictures in {self.folder}: {" ".join(self.written)}'
+
+
+class ServerFiles:
+    """Palette PNG of the values that label files have, which the servers of benchmarks expect.
+
+    VOC: 0 to 20, Cityscapes: labelIds, ADE20K: 1 to 150. They have the names of the images and lie
+    where the server wants them. It is an on_image of eval.evaluate().
+    """
+
+    def __init__(self, folder, data):
+        raw = np.array(data.classes.raw)
+        values_fit = raw.max() < 256
+        self.table = np.zeros(256, np.uint8 if values_fit else np.uint16)
+        self.table[: len(raw)] = raw
+        self.colours = None
+        if values_fit:
+            self.colours = np.zeros((256, 3), np.uint8)
+            self.colours[raw] = data.classes.colours
+        self.folder = os.path.join(folder, entry().server)
+        self.names = visualize.output_names([image for image, _ in data.pairs])
+
+    @staticmethod
+    def possible(data):
+        """Tell whether every class has a value to write."""
+        raw = data.classes.raw
+        return None not in raw and len(raw) == len(data.names)
+
+    def __call__(self, index, image, label, pred):
+        path = os.path.join(self.folder, self.names[index] + '.png')
+        visualize.save(path, self.table[pred.numpy()], self.colours)
+
+    def __str__(self):
+        return f'{len(self.names)} files for the server in {self.folder}'
+
+
+class Predictions:
+    """Index pictures of a split that any program saved, under the names of the images.
+
+    folder  they lie in it or in its folder `index`, at the place of the image or anywhere below
+    raw     they hold the values of label files (Cityscapes: labelIds), not train ids
+    """
+
+    def __init__(self, folder, data, raw):
+        if not data.labelled:
+            raise UserError(
+                f'the split {data.split!r} of {settings.DATASET} has no labels to score; '
+                'name another one: VAL_SPLIT=val'
+            )
+        inner = os.path.join(folder, 'index')
+        if os.path.isdir(inner):
+            folder = inner
+        if not os.path.isdir(folder):
+            raise UserError(f'--rescore={folder}: there is no such folder of predictions')
+        self.data = data
+        self.raw = raw
+        by_path, by_name = png_files(folder)
+        names = visualize.output_names([image for image, _ in data.pairs])
+        self.paths, missing = [], []
+        for name in names:
+            paths = by_name.get(name, [])
+            if name in by_path:
+                paths = [by_path[name]]
+            if len(paths) > 1:
+                raise UserError(
+                    f'{paths[0]} and {paths[1]}: both may be the prediction of {name}; '
+                    'name the folder of one set'
+                )
+            if not paths:
+                missing.append(name)
+            self.paths += paths
+        if missing:
+            raise UserError(
+                f'{os.path.join(folder, missing[0])}.png: this prediction is missing, '
+                f'{len(missing)} of {len(names)} are; expected PNG of class indices with the names '
+                'of the images'
+            )
+
+    def read(self, index):
+        """Return train ids and label (h, w), as tensors of uint8."""
+        path = self.paths[index]
+        values = read_indices(path)
+        _, label = self.data.read(index)
+        if values.shape != label.shape:
+            raise UserError(
+                f'{path}: this prediction is {values.shape[1]}x{values.shape[0]}, the label of its '
+                f'image {label.shape[1]}x{label.shape[0]}; save it at the size of the image'
+            )
+        ids = values
+        if self.raw:
+            ids = self.data.label_map.tables['raw'][values]
+        wrong = ids >= len(self.data.names)
+        if wrong.any():
+            value = values[wrong][0]
+            if self.raw:
+                raise UserError(
+                    f'{path}: the value {value} is no class of {settings.DATASET}; '
+                    '--raw expects values of label files'
+                )
+            raise UserError(
+                f'{path}: the value {value} is no class of {settings.DATASET}; '
+                'if these are values of label files, say --raw'
+            )
+        return torch.from_numpy(ids.astype(np.uint8)), torch.tensor(label)
+
+
+def png_files(folder):
+    """Return PNG files below a folder, {path from it, without ending: path} and {name: [paths]}."""
+    by_path, by_name = {}, {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            name, ending = os.path.splitext(file)
+            if ending.lower() == '.png':
+                path = os.path.join(parent, file)
+                by_path[os.path.relpath(os.path.join(parent, name), folder)] = path
+                by_name.setdefault(name, []).append(path)
+    return by_path, by_name
