@@ -1,9 +1,14 @@
-"""Checkpoints: saving without ever leaving half a file, loading anybody's weights and saying what matched."""
+"""Checkpoints: saved whole or not at all, resumed from, and loaded whoever made them.
 
-import contextlib
-import math
+save, read      files of plain tensors and values
+resume          a run's own latest checkpoint, for training to go on
+load_network    the network of a file, built as the file says: for evaluation
+load_weights    a file into a network that settings describe: INIT, PRETRAINED
+"""
+
 import os
 import urllib.error
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -12,80 +17,64 @@ import torchvision
 import dataset
 import network
 import settings
-from baselines.psa import mask_side
-from families import FAMILIES, OWN, rename
-from settings import UserError
-from trunk import RESNETS
-
-# Settings that decide what a network computes, beside those of the heads: those kept in a checkpoint are held against those in force.
-NETWORK = (
-    'HEAD',
-    'N_LAYERS',
-    'STEM',
-    'STRIDE',
-    'MULTI_GRID',
-    'FIRST_BLOCK',
-    'STRIDE_IN_1X1',
-    'UPSAMPLE',
-    'HEAD_CHANNELS',
-    'EM_CHANNELS',
-    'EM_BASES',
-    'STAGE_NUM',
-    'EM_NORM',
-    'SECOND_CONV',
-    'DATASET',
-    'MEAN',
-    'STD',
-    'CHANNELS',
+from heads import HEADS
+from heads.blocks import Head
+from heads.psa import mask_side
+from utils import config
+from utils.config import UserError
+from utils.conversion import FAMILIES
+from utils.describe import (
+    NETWORK,
+    TRUNK,
+    as_arguments,
+    contradicted,
+    contradiction,
+    current_settings,
+    describe,
+    join,
+    open_file,
+    same,
+    source,
+    trunk_settings,
 )
+from utils.files import atomic_write
+from utils.older import OLDER, deep_with_strides_in_1x1
+
+# Settings that a run may change when it resumes.
+FREE = (
+    'NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT',
+    'LOG_DIR', 'MODEL_DIR', 'CHECKPOINT', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_BASE_SIZE',
+    'TEST_SHORT_SIDE', 'TEST_LONG_SIDE', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT',
+)  # fmt: skip
 
 
-# What settings that older files lack stood for when those were written.
-OLDER = dict(ROTATE_PROB=1.0, LR_MIN=0.0, DEEPLABV3PLUS_RATES=(12, 24, 36))
-
-
-def network_settings(head):
-    """NETWORK and the settings that are named after a head."""
-    return [
-        *NETWORK,
-        *(
-            name
-            for name in settings.in_force()
-            if name.startswith(head.upper() + '_') and name not in NETWORK
-        ),
-    ]
+# ---------------------------------------------------------------------------------------- files
 
 
 def folder():
-    """The checkpoints of the run."""
+    """Return the folder of the run's checkpoints."""
     return os.path.join(settings.MODEL_DIR, settings.NAME)
 
 
 def save(path, state):
-    """Writes plain tensors and values to `path`: the whole file, or, if that fails, none; what was there before is kept until then."""
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    work = path + '.part'
+    """Write plain tensors and values to `path`: the whole file, or none if that fails."""
     try:
-        with open(work, 'wb') as f:
+        with atomic_write(path) as f:
             torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(work, path)
-    except RuntimeError as e:  # what torch makes of a full disk
+    except RuntimeError as e:  # torch's error for a full disk
+        reason = str(e).splitlines()[0]
         raise UserError(
-            f'{path}: could not be written ({str(e).splitlines()[0]}); is the disk full? The checkpoints before it are whole'
+            f'{path}: could not be written ({reason}); is the disk full? '
+            'The checkpoints before it are whole'
         ) from None
     except OSError as e:
         raise UserError(
             f'{path}: could not be written ({e.strerror}); the checkpoints before it are whole'
         ) from None
-    finally:
-        if os.path.exists(work):
-            os.unlink(work)
 
 
 def read(path):
-    """A checkpoint file as plain tensors and values; code inside is never run."""
+    """Return the plain tensors and values of a checkpoint file; code inside is never run."""
     if not os.path.isfile(path):
         raise UserError(f'{path}: there is no such checkpoint')
     try:
@@ -93,17 +82,137 @@ def read(path):
     except Exception as e:  # torch raises many kinds
         if 'unsupported global' in str(e).lower():
             raise UserError(
-                f'{path}: this file holds more than tensors and plain values, and loading it could run code; '
-                'save its state dict alone: torch.save(net.state_dict(), FILE)'
+                f'{path}: this file holds more than tensors and plain values, and loading it could '
+                'run code; save its state dict alone: torch.save(net.state_dict(), FILE)'
             ) from None
         raise UserError(
-            f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); fetch or save it again'
+            f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); '
+            'fetch or save it again'
         ) from None
 
 
+def to_evaluate():
+    """Return CHECKPOINT, or the run's best, final or latest checkpoint."""
+    if settings.CHECKPOINT:
+        return settings.CHECKPOINT
+    paths = [os.path.join(folder(), name + '.pth') for name in ('best', 'final', 'latest')]
+    for path in paths:
+        if os.path.isfile(path):
+            return path
+    raise UserError(
+        f'there is no checkpoint to evaluate: none of {", ".join(paths)} exists; train first, '
+        'or name one by CHECKPOINT=FILE'
+    )
+
+
+def differences(kept, names):
+    """Return which of the settings `names` differ from kept ones: ['LR was 0.01, is 0.1', ...]."""
+    if not kept:
+        return []
+    old, now = OLDER | current_settings(kept), current_settings(config.current())
+    differ = removed(kept, old, now, names)
+    apart = {'BN_MOM'}
+    if not old.get('ROTATE') and not now['ROTATE']:
+        apart.add('ROTATE_PROB')  # nothing reads it
+    if 'BN_MOM' in names and 'BN_MOM' in old:
+        was, momentum = config.bn_momentum(old), config.bn_momentum(now)
+        if was != momentum and now['BN_MOM'] is None:
+            differ.append(
+                f'BN_MOM was {was!r}, is {momentum!r}, as follows from PRETRAINED and INIT'
+            )
+        elif was != momentum:
+            differ.append(f'BN_MOM was {was!r}, is {momentum!r}')
+    for name in names:
+        if name not in apart and name in old and name in now and old[name] != now[name]:
+            differ.append(f'{name} was {old[name]!r}, is {now[name]!r}')
+    return differ
+
+
+def removed(kept, old, now, names):
+    """Return what kept settings have that this version cannot compute: ['... was ...', ...].
+
+    kept      as an older version wrote them
+    old, now  the same under today's names, and the settings in force
+    names     settings that matter
+    """
+    differ = []
+    if 'LOSS' in names and 'LR_MIN' not in kept and old.get('LOSS') == now['LOSS'] == 'ohem':
+        differ.append(
+            'OHEM_KEEP was pixels per device, is pixels per image, '
+            'and LOSS_AVG=all divided by the hard pixels'
+        )
+    weights = kept.get('EXTRA_WEIGHTS')
+    if 'HEAD' in names and isinstance(weights, tuple):
+        head = HEADS.get(old.get('HEAD'), Head)
+        if weights != head.aux_weights:
+            differ.append(f'EXTRA_WEIGHTS was {weights!r}, and can no longer be set')
+    if 'STEM' in names and deep_with_strides_in_1x1(kept):
+        differ.append("STRIDE_IN_1X1 was True, and can no longer be set with STEM='deep'")
+    stages = kept.get('TEST_STAGE_NUM')
+    has_em_unit = 'STAGE_NUM' in names and old.get('HEAD') == 'ema' and type(stages) is int
+    if has_em_unit and stages != old.get('STAGE_NUM'):
+        differ.append(
+            f'TEST_STAGE_NUM was {stages}, and evaluation can no longer have another number '
+            'of EM iterations than STAGE_NUM'
+        )
+    return differ
+
+
+def resume(net, optimizer, scaler, images):
+    """Restore the run from its latest checkpoint and return its state, or None if there is none.
+
+    UserError if it was made with other settings, or on another number of images.
+    """
+    path = os.path.join(folder(), 'latest.pth')
+    if not os.path.isfile(path):
+        return None
+    try:
+        state = read(path)
+    except UserError as e:
+        raise UserError(f'{e}; or move it away, to start over') from None
+    needed = {'net', 'opt', 'scaler', 'step', 'best', 'rng'}
+    if not isinstance(state, dict) or not needed <= set(state):
+        raise UserError(
+            f'{path} is no training state (weights alone?); move it away; '
+            'INIT=FILE starts from weights'
+        )
+    fixed = [name for name in config.current() if name not in FREE]
+    differ = differences(state.get('settings', {}), fixed)
+    if differ:
+        raise UserError(
+            f'{path} is of a run with other settings ({"; ".join(differ)}); '
+            'choose another NAME, use the old settings, or run clean.sh'
+        )
+    before = state.get('images', images)
+    if before != images:
+        raise UserError(
+            f'{path} is of a run on {before} images, {settings.TRAIN_SPLIT} has {images} now, so '
+            'it would not be the same run; put the images back, or choose another NAME'
+        )
+    try:
+        net.load_state_dict(state['net'])
+        optimizer.load_state_dict(state['opt'])
+        scaler.load_state_dict(state['scaler'])
+    except (RuntimeError, ValueError, KeyError) as e:
+        reason = str(e).splitlines()[0]
+        raise UserError(
+            f'{path} does not hold this network ({reason}); move it away, to start over'
+        ) from None
+    return state
+
+
+# -------------------------------------------------------------------------------------- loading
+
+
 class Report(NamedTuple):
-    """What load_weights found: names of the tensors of the network that matched, are missing in the file, have another shape there,
-    and of those the network has no place for; step and settings that the file tells, or None and {}; a note on what its tensors do not tell."""
+    """What loading did.
+
+    matched, missing, wrong  names of the network's tensors: the file has them, lacks them, or has
+                             them in another shape
+    unexpected               names in the file that the network has no place for
+    step, settings           what the file says of them; None, {}
+    note                     more to say
+    """
 
     path: str
     format: str
@@ -124,332 +233,185 @@ class Report(NamedTuple):
             ('not used', self.unexpected),
         ):
             if names:
-                text += f', {len(names)} {what} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+                some = ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+                text += f', {len(names)} {what} ({some})'
         return text + self.note
 
 
-def state_dict(file, path):
-    """The state dict in a checkpoint file: its own, or under one of the usual keys, without DataParallel's prefix."""
-    for key in ('net', 'model', 'state_dict') * 2:
-        if isinstance(file, dict) and isinstance(file.get(key), dict):
-            file = file[key]
-    if not isinstance(file, dict) or not any(torch.is_tensor(v) for v in file.values()):
-        raise UserError(f'{path}: this file holds no state dict')
-    found = {}
-    for k, v in file.items():
-        if isinstance(k, str) and torch.is_tensor(v):
-            name = k.removeprefix('module.').removeprefix('_orig_mod.')
-            if name in found:
-                raise UserError(
-                    f'{path}: this file has {name} twice, with and without a prefix; it is not one network'
-                )
-            found[name] = v
-    return found
+def counts(key, part):
+    """Tell whether a tensor is compared; num_batches_tracked is not, older files lack it."""
+    return in_part(key, part) and not key.endswith('num_batches_tracked')
 
 
-def same(a, b):
-    """Whether two values of a setting mean the same."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(same, a, b))
+def in_part(key, part):
+    return part != 'trunk' or key.startswith('extractor.')
+
+
+def compare(net, file, part=None):
+    """Return a Report of the tensors of a network, or of its trunk, against those of a File."""
+    ours = {key: value.shape for key, value in net.state_dict().items() if counts(key, part)}
+    matched, missing, wrong = [], [], []
+    for key, shape in ours.items():
+        if key not in file.state:
+            missing.append(key)
+        elif file.state[key].shape == shape:
+            matched.append(key)
+        else:
+            wrong.append(key)
+    unexpected = [key for key in file.state if counts(key, part) and key not in ours]
+    return Report(
+        file.path, file.format, matched, missing, wrong, unexpected, file.step, file.settings
+    )
+
+
+def copy(net, file, matched, part=None):
+    """Copy the tensors that matched, and the counters of batch norms, into a network."""
+    weights = [file.state[key] for key in matched]
+    if not all(w.isfinite().all() for w in weights if w.is_floating_point()):
+        raise UserError(
+            f'{file.path}: these weights are not finite; the run that saved them had gone wrong, '
+            'use an earlier checkpoint'
+        )
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            counter = key.endswith('num_batches_tracked') and key in file.state
+            if key in matched or (counter and in_part(key, part)):
+                value.copy_(file.state[key])
+
+
+def misfit(file):
+    """Return what is wrong with a file whose tensors make no whole network."""
+    if file.is_trunk and trunk_settings(file.shapes):
+        return (
+            'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and '
+            'evaluation needs a whole network'
+        )
     return (
-        a == b or isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-3)
+        'it does not fit: part of a file, two networks in one, or a network that is not here; '
+        'INIT=FILE loads what fits'
     )
 
 
-def as_arguments(values):
-    """Settings as one types them on the command line."""
-    return ' '.join(f"'{k}={v}'" if isinstance(v, tuple) else f'{k}={v}' for k, v in values.items())
+def load_network(path, explicit=()):
+    """Return the network of a checkpoint file, whoever made it, and a Report.
 
+    Settings of the network are put in force as the file tells them, or as its makers released it.
+    `explicit` are names that the command line gave: their values in force take precedence, and
+    UserError says where tensors contradict them.
+    """
+    file = open_file(read(path), path)
+    given = {}
+    for name in (*NETWORK, 'N_CLASSES', 'CROP_SIZE'):
+        if name in explicit and getattr(settings, name) is not None:
+            given[name] = getattr(settings, name)
+    try:
+        told, released = describe(file, given, mask_side)
+    except (TypeError, ArithmeticError) as e:  # HEAD_ARGS are checked by the head, later
+        raise UserError(f'{path}: its settings or HEAD_ARGS are not valid ({e})') from None
+    strides = HEADS.get(told.get('HEAD'), Head).strides
+    stride_unknown = not file.settings and not released
+    if stride_unknown and settings.STRIDE not in strides:
+        told['STRIDE'] = strides[0]
+    described = join(released, told)
+    differ = contradicted(given, described)
+    if 'HEAD' in differ:  # it may not even be possible to build it
+        raise contradiction(file, differ, described)
 
-def contradicted(family, own):
-    """Of the family's conventions those that are not in force, {setting: value} of the nearest choice; {} for a file of one's `own`."""
-    choices = () if own else FAMILIES[family].conventions
-    return min(
-        (
-            {k: v for k, v in choice.items() if not same(v, getattr(settings, k))}
-            for choice in choices
-        ),
-        key=len,
-        default={},
-    )
+    values = join(described, given)
+    n_classes = values.pop('N_CLASSES', None) or dataset.n_classes()
+    try:
+        with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
+            net = network.build(n_classes, SimpleNamespace(**(config.current() | values)))
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise UserError(f'{path}: {e}') from None
+    report = compare(net, file)
+    if report.missing or report.wrong or report.unexpected:
+        if differ:
+            raise contradiction(file, differ, described)
+        raise UserError(f'{report}; {misfit(file)}')
 
-
-def compare(net, state, part):
-    """Names of the tensors of `net` (of its trunk, if `part` says so) that match the state dict, are missing there, have another shape; names there of
-    which the net has no place for. num_batches_tracked does not count: older files lack it."""
-    here = lambda k: (
-        (part != 'trunk' or k.startswith('extractor.')) and not k.endswith('num_batches_tracked')
-    )
-    own, there = (
-        {k: v for k, v in net.state_dict().items() if here(k)},
-        [k for k in state if here(k)],
-    )
-    matched = [k for k in own if k in state and state[k].shape == own[k].shape]
-    return (
-        matched,
-        [k for k in own if k not in state],
-        [k for k in own if k in state and k not in matched],
-        [k for k in there if k not in own],
-    )
+    if n_classes != dataset.n_classes():
+        values['N_CLASSES'] = n_classes
+    config.put(values)
+    net = network.build(n_classes, settings)
+    copy(net, file, report.matched)
+    return net, report._replace(note=source(file, told, released, given))
 
 
 def load_weights(net, path, part=None):
-    """Copies the tensors of checkpoint `path` into `net` and returns a Report.
+    """Copy the tensors of a checkpoint file into `net` and return a Report.
 
-    part  None: everything must match, and settings must be what the file's family does, else UserError says what does not and with which settings
-          it would, and nothing is copied; 'trunk': all of the trunk must match, the rest is left; 'any': whatever matches is copied
+    part  None: everything must match, else UserError, and nothing is copied
+          'trunk': all of the trunk must match, the rest is left as it is
+          'any': whatever matches is copied
     """
-    file = read(path)
-    family, state = rename(state_dict(file, path), path)
-    step, kept = file.get('step'), file.get('settings')
-    kept = kept if isinstance(kept, dict) else {}
-    kind = ('EMANet' if 'emau.mu' in state else 'network') if family == OWN else family
-    if family.endswith('ResNet trunk'):
-        kind = ('deep-stem ' if 'extractor.0.0.weight' in state else 'plain-stem ') + family
-    own = (
-        bool(kept) or family == OWN and 'step' not in file
-    )  # the official file has a step and no settings
-    other = contradicted(family, own)
-    report = Report(
-        path, kind, *compare(net, state, part), step if type(step) is int else None, kept
-    )
-    wrong = report.missing or report.wrong or report.unexpected
-    trunk = implied_trunk(state)
-    if part == 'any' and trunk not in ({}, {k: getattr(settings, k) for k in trunk}):
+    file = open_file(read(path), path)
+    report = compare(net, file, part)
+    trunk = trunk_settings(file.shapes)
+    if settings.STEM == 'caffe' and trunk.get('STEM') == 'plain':
+        trunk['STEM'] = 'caffe'  # the same tensors
+    other = {name: value for name, value in trunk.items() if value != getattr(settings, name)}
+    if part == 'any' and other:
         raise UserError(
-            f'{path} ({kind}) has another trunk than settings describe; to start from it: {as_arguments(trunk)}'
+            f'{path} ({file.format}) has another trunk than settings describe; to start from it: '
+            f'{as_arguments(trunk)}'
         )
-    if part != 'any' and wrong or not report.matched:
-        raise UserError(f'{report}; ' + way_out(state, kept, family, own, part))
-    if other and part is None:
-        raise UserError(
-            f'{path} ({kind}): all tensors match, but the code it comes from computes otherwise than settings say; '
-            f'to use it: {as_arguments(other)}'
-        )
-    if not all(state[k].isfinite().all() for k in report.matched if state[k].is_floating_point()):
-        raise UserError(
-            f'{path}: these weights are not finite; the run that saved them had gone wrong, take an earlier checkpoint'
-        )
-    with torch.no_grad():
-        for k, v in net.state_dict().items():
-            if (
-                k in report.matched
-                or k.endswith('num_batches_tracked')
-                and k in state
-                and (part != 'trunk' or k.startswith('extractor.'))
-            ):
-                v.copy_(state[k])
-    note = f'; its makers have {as_arguments(other)}' if other and part else ''
-    if 'head.directions.0.attention.1.weight' in state and not own and part is None:
-        doubt = [f'PSA_TYPE={settings.PSA_TYPE}'] * (settings.PSA_TYPE != 'both') + [
-            f'PSA_COMPACT={settings.PSA_COMPACT}',
-            f'PSA_SHRINK={settings.PSA_SHRINK}',
-        ]
-        note += f'; no tensor tells whether {", ".join(doubt)} and PSA_SOFTMAX={settings.PSA_SOFTMAX} are what it was trained with'
-    if part == 'any':
-        note += ''.join(
-            f'; {d} when it was trained' for d in differences(kept, network_settings(settings.HEAD))
-        )
-    return report._replace(note=note)
+    mismatch = report.missing or report.wrong or report.unexpected
+    if not report.matched or (mismatch and part != 'any'):
+        if part != 'trunk':
+            raise UserError(f'{report}; {misfit(file)}')
+        if other:
+            raise UserError(f'{report}; its trunk does not fit; to use it: {as_arguments(other)}')
+        raise UserError(f'{report}; its trunk does not fit; name another by PRETRAINED=FILE')
+    copy(net, file, report.matched, part)
+    return report._replace(note=note(file, part))
 
 
-def way_out(state, kept, family, own, part):
-    """What to do with a state dict that does not fit: settings with which it does (tried out), else what it seems to be."""
-    if part == 'trunk':
-        differ = {k: v for k, v in implied_trunk(state).items() if v != getattr(settings, k)}
-        return 'its trunk does not fit' + (f'; to use it: {as_arguments(differ)}' if differ else '')
-    now, names = (
-        settings.in_force(),
-        {k.removeprefix('head.') for k in state if k.startswith('head.')},
-    )
-    for values in candidates(state, kept, family, own):
-        differ = {k: v for k, v in values.items() if not same(v, now[k])}
-        try:
-            vars(settings).update(differ)
-            with torch.device('meta'):  # the head is soon built, the trunk is not
-                alike = settings.HEAD == 'ema' or names <= set(
-                    network.make_head(settings.HEAD, (256, 512, 1024, 2048), 2).state_dict()
-                )
-                fits = differ and alike and not any(compare(network.build(), state, None)[1:])
-        except UserError:
-            fits = False
-        finally:
-            vars(settings).update(now)
-        if fits:
-            return 'it does not fit the network that settings describe; to use it: ' + as_arguments(
-                differ
-            )
-    if (
-        family.endswith('ResNet trunk')
-        or implied_trunk(state)
-        and all(k.startswith('extractor.') for k in state)
-    ):
-        return 'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and evaluation needs a whole network'
-    return 'it does not fit, and no settings were found that would: part of a file, two networks in one, or a network that is not here; INIT=FILE takes what fits'
-
-
-def implied_trunk(state):
-    """N_LAYERS and STEM that the names of a state dict imply, or {}."""
-    blocks = [
-        len({k.split('.')[2] for k in state if k.startswith(f'extractor.{i}.')})
-        for i in (4, 5, 6, 7)
-    ]
-    bottleneck = 'extractor.4.0.conv3.weight' in state
-    stem = 'deep' if 'extractor.0.0.weight' in state else 'plain'
-    return next(
-        (
-            {'N_LAYERS': n, 'STEM': stem}
-            for n, (block, counts) in RESNETS.items()
-            if list(counts) == blocks and (block.expansion == 4) == bottleneck
-        ),
-        {},
-    )
-
-
-def candidates(state, kept, family, own):
-    """Yields settings that a network with this state dict may have: those that the file keeps, else what names, shapes and the family tell."""
-    now = settings.in_force()
-    trunk = implied_trunk(state) | {
-        'AUX_WEIGHT': (now['AUX_WEIGHT'] or 0.4)
-        if any(k.startswith('aux.') for k in state)
-        else 0.0
-    }
-    shape = lambda key, rank: (
-        tuple(state[key].shape) if key in state and state[key].ndim == rank else None
-    )
-    if shape('emau.mu', 3):
-        trunk |= {
-            'EM_CHANNELS': shape('emau.mu', 3)[1],
-            'EM_BASES': shape('emau.mu', 3)[2],
-            'SECOND_CONV': 'fc1.0.conv.weight' in state,
-        }
-    last = [
-        s
-        for key in ('fc2', 'head.out.2', 'head.out.1', 'head.score.2')
-        if (s := shape(key + '.weight', 4))
-    ]
-    if last and last[0][0] != dataset.n_classes():
-        trunk['N_CLASSES'] = last[0][0]
-    if kept:
-        known = [*network_settings(str(kept.get('HEAD'))), 'N_CLASSES', 'AUX_WEIGHT'] + [
-            'CROP_SIZE'
-        ] * (kept.get('HEAD') == 'psa')  # its mask follows
-        own_classes = (
-            {'N_CLASSES': last[0][0]}
-            if last and kept.get('N_CLASSES') is None and now['N_CLASSES']
-            else {}
-        )
-        with contextlib.suppress(UserError):  # of another version, that has other values
-            yield {
-                k: settings.convert(k, kept[k], 'kept') for k in known if k in kept
-            } | own_classes
-    widths = (
-        [{'HEAD_CHANNELS': w} for w in (last[0][1], 2 * last[0][1])]
-        if last and trunk.get('SECOND_CONV', True)
-        else []
-    )
-    keys = {k for k in state if k.startswith('head.')}
-    for head, form in forms(state, shape):
-        stride = network.trait(network.HEADS[head], 'strides')
-        more = {} if now['STRIDE'] in stride else {'STRIDE': stride[0]}
-        for width in widths + [{}]:
-            if bool(keys) == (head != 'ema'):
-                yield trunk | {'HEAD': head} | more | width | form | contradicted(family, own)
-
-
-def forms(state, shape):
-    """Yields heads, and settings of theirs that change their tensors: those in force, then others."""
-    for head in sorted(network.HEADS, key=lambda h: h != settings.HEAD):
-        if head == 'psa':
-            yield from (('psa', form) for form in psa_forms(state, shape))
-        else:
-            yield head, {}
-            yield from (
-                (head, {name: not getattr(settings, name)})
-                for name in ('DANET_D2', 'DEEPLABV3_PAPER')
-                if name.startswith(head.upper() + '_')
-            )
-
-
-def psa_forms(state, shape):
-    """Yields PSA_TYPE, PSA_MASK and PSA_COMPACT that fit the number of cells that a state dict predicts; a mask of offsets has odd sides."""
-    cells = (shape('head.directions.0.attention.1.weight', 4) or (0,))[0]
-    one = (
-        'distribute' if settings.PSA_TYPE == 'distribute' else 'collect'
-    )  # their tensors have the same names
-    kind, side = (
-        'both' if 'head.directions.1.reduce.conv.weight' in state else one,
-        math.isqrt(cells),
-    )
-    for compact in (settings.PSA_COMPACT, not settings.PSA_COMPACT):
-        follows = mask_side(settings.CROP_SIZE, settings.STRIDE, settings.PSA_SHRINK, compact)
-        if math.prod(follows) == cells:
-            yield {'PSA_TYPE': kind, 'PSA_MASK': None, 'PSA_COMPACT': compact}
-    if cells and side**2 == cells:
-        for compact in (False, True):
-            yield {'PSA_TYPE': kind, 'PSA_MASK': side, 'PSA_COMPACT': compact}
+def note(file, part):
+    """Return how settings differ from what a file was trained with, for its Report."""
+    text = ''
+    names = TRUNK if part == 'trunk' else NETWORK
+    if file.foreign:
+        released = FAMILIES[file.family].released
+        other = {name: released[name] for name in names if name in released}
+        other = {k: v for k, v in other.items() if not same(v, getattr(settings, k))}
+        if other:
+            text += f'; its makers have {as_arguments(other)}'
+    differ = differences(file.kept, names) if part == 'any' else []
+    if differ:
+        text += f'; trained with other settings: {"; ".join(differ)}'
+    return text
 
 
 def load_trunk(net):
-    """Loads PRETRAINED into the trunk; returns the Report, or None where PRETRAINED is ''."""
+    """Load PRETRAINED into the trunk and return the Report, or None where PRETRAINED is ''."""
     path = settings.PRETRAINED
     if path == 'torchvision':
-        if settings.STEM != 'plain':
-            raise settings.UsageError(
-                "PRETRAINED='torchvision' has the plain stem; use STEM=plain with it"
-            )
-        weights = torchvision.models.get_model_weights(f'resnet{settings.N_LAYERS}')[
-            'IMAGENET1K_V1'
-        ]
-        path = os.path.join(settings.MODEL_DIR, 'pretrained', os.path.basename(weights.url))
-        try:
-            weights.get_state_dict(model_dir=os.path.dirname(path), check_hash=True)
-        except (urllib.error.URLError, OSError, RuntimeError) as e:
-            raise UserError(
-                f'{weights.url} could not be fetched ({e}); fetch it elsewhere and put it at {path}'
-            ) from None
+        path = fetch_torchvision()
     if not path:
         return None
     if not os.path.isfile(path):
         raise UserError(
-            f'{path}: these trunk weights (PRETRAINED) are missing; README, Trunk weights, says where to get them. '
-            'Others: PRETRAINED=torchvision STEM=plain, or PRETRAINED= for training from scratch'
+            f'{path}: these trunk weights (PRETRAINED) are missing; docs/checkpoints.md, '
+            'Trunk weights, says where to get them. Others: PRETRAINED=torchvision STEM=plain, or '
+            'PRETRAINED= for training from scratch'
         )
     return load_weights(net, path, 'trunk')
 
 
-def to_evaluate():
-    """CHECKPOINT, or the run's best, final or latest checkpoint."""
-    if settings.CHECKPOINT:
-        return settings.CHECKPOINT
-    paths = [os.path.join(folder(), name + '.pth') for name in ('best', 'final', 'latest')]
-    for path in paths:
-        if os.path.isfile(path):
-            return path
-    raise UserError(
-        f'there is no checkpoint to evaluate: none of {", ".join(paths)} exists; train first, or name one by CHECKPOINT=FILE'
-    )
-
-
-def differences(kept, names):
-    """The settings among `names` that a checkpoint's kept ones contradict, as text: ['LR was 0.01, is 0.1', ...]."""
-    now, differ = settings.in_force(), []
-    if kept:
-        if 'LR_MIN' not in kept and kept.get('LOSS') == now['LOSS'] == 'ohem' and 'LOSS' in names:
-            differ.append(
-                'OHEM_KEEP was pixels per device, is pixels per image, and LOSS_AVG=all divided by the hard pixels'
-            )
-        kept = OLDER | kept
-        if not kept.get('ROTATE') and not now['ROTATE']:
-            names = [n for n in names if n != 'ROTATE_PROB']  # which nothing reads then
-    if 'BN_MOM' in names and 'BN_MOM' in kept:
-        was, momentum = settings.bn_momentum(kept), settings.bn_momentum(now)
-        if was != momentum:
-            why = ', as follows from PRETRAINED and INIT' if now['BN_MOM'] is None else ''
-            differ.append(f'BN_MOM was {was!r}, is {momentum!r}{why}')
-        names = [n for n in names if n != 'BN_MOM']
-    return differ + [
-        f'{n} was {kept[n]!r}, is {now[n]!r}'
-        for n in names
-        if n in kept and n in now and kept[n] != now[n]
-    ]
+def fetch_torchvision():
+    """Return the file with torchvision's weights for the trunk, fetched if it is not there."""
+    if settings.STEM == 'deep':
+        raise config.UsageError(
+            "PRETRAINED='torchvision' has the plain stem; use STEM=plain with it"
+        )
+    every = torchvision.models.get_model_weights(f'resnet{settings.N_LAYERS}')
+    weights = every['IMAGENET1K_V1']
+    path = os.path.join(settings.MODEL_DIR, 'pretrained', os.path.basename(weights.url))
+    try:
+        weights.get_state_dict(model_dir=os.path.dirname(path), check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as e:
+        raise UserError(
+            f'{weights.url} could not be fetched ({e}); fetch it elsewhere and put it at {path}'
+        ) from None
+    return path
