@@ -1,7 +1,9 @@
-"""Data sets as samples: uint8 from the file to the device, image (3, h, w) and label (h, w) in train ids, and the loaders.
+"""Data sets as samples, their order, and the loaders.
 
-layouts.py tells where the files lie, reading.py what is in them. The augmentation (augment.py) of a training sample follows from (SEED,
-position of the sample in the run) alone, whatever the number of workers and processes.
+A sample is uint8 from the file to the device: image (3, h, w) and label (h, w) in train ids.
+datasets/table.py says where the files lie, datasets/files.py what is in them. The augmentation of
+a training sample (datasets/transforms.py) follows from (SEED, position of the sample in the run)
+alone, whatever the number of workers and processes.
 """
 
 import os
@@ -10,160 +12,132 @@ import signal
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-import launch
-import reading
 import settings
-from augment import Augment
-from layouts import DATASETS, Missing
+from datasets import cache as pixel_cache
+from datasets import table
+from datasets.files import UNKNOWN, LabelMap, read_classes, read_image
+from datasets.layouts import Segments
+from datasets.table import entry, listings, locate
+from datasets.transforms import Augment
 from loss import median_frequency
-from settings import UsageError, UserError
-
-
-def entry():
-    if settings.DATASET not in DATASETS:
-        near = settings.nearest(settings.DATASET, DATASETS)
-        raise UsageError(
-            f'DATASET = {settings.DATASET!r}: there is no such data set'
-            + (near or f'; there are {", ".join(DATASETS)}')
-        )
-    return DATASETS[settings.DATASET]
-
-
-def locate(found):
-    """The folder of a data set, in DATA_ROOT or DATA_ROOT itself."""
-    roots = [os.path.join(settings.DATA_ROOT, f) for f in found.folders] + [settings.DATA_ROOT]
-    for root in roots:
-        if any(
-            os.path.isdir(os.path.join(root, marker)) for marker in found.marker.split() or ['']
-        ):
-            return root
-    if found.make:
-        found.make(roots[0])
-        return roots[0]
-    raise UserError(
-        f'{settings.DATASET} is not in DATA_ROOT = {settings.DATA_ROOT!r} (no folder {" or ".join(found.marker.split())} in {" or ".join(roots)}): '
-        f'{found.get}. python prepare.py {settings.DATASET} does that, or says what is due'
-    )
+from utils import distributed
+from utils.config import UsageError, UserError
 
 
 def classes():
-    """The class table of the data set: classes/NAME.txt; that of DATASET='folder' is DATA_ROOT/classes.txt."""
-    found, name = entry(), settings.DATASET
+    """Return the class table of the data set; that of DATASET='folder' is DATA_ROOT/classes.txt."""
+    if settings.DATASET == 'folder':
+        return read_classes(os.path.join(os.path.abspath(settings.DATA_ROOT), 'classes.txt'))
+    name = entry().classes or settings.DATASET
     here = os.path.dirname(os.path.abspath(__file__))
-    own = os.path.join(os.path.abspath(settings.DATA_ROOT), 'classes.txt')
-    return reading.read_classes(
-        own if name == 'folder' else os.path.join(here, 'classes', (found.classes or name) + '.txt')
-    )
+    return read_classes(os.path.join(here, 'datasets', 'classes', name + '.txt'))
 
 
 def n_classes():
-    """N_CLASSES, or as many as the data set has."""
+    """Return N_CLASSES, or as many as the data set has."""
     return settings.N_CLASSES or len(classes().names)
 
 
-# ------------------------------------------------------------------------------------------------------- the data set
+def class_names():
+    """Return n_classes() names; UsageError if N_CLASSES or IGNORE_LABEL do not fit the table."""
+    names, n = list(classes().names), n_classes()
+    if n < len(names):
+        raise UsageError(
+            f'N_CLASSES = {n} is less than the {len(names)} classes of {settings.DATASET}; '
+            'N_CLASSES=None uses all of them. If a checkpoint brought it along, name its data set: '
+            'DATASET=NAME'
+        )
+    if n > settings.IGNORE_LABEL or settings.IGNORE_LABEL == UNKNOWN:
+        raise UsageError(f'IGNORE_LABEL = {settings.IGNORE_LABEL} is taken; 255 is free')
+    return names + [f'class {i}' for i in range(len(names), n)]
+
+
+# ----------------------------------------------------------------------------------------- samples
 
 
 class Dataset(torch.utils.data.Dataset):
-    """A split of the data set that settings name. It copies what it needs from them, so that loader processes started afresh agree.
+    """A split of the data set that settings name.
 
     Training: self[position, index] -> uint8 image (3, h, w), label (h, w), augmented.
-    Evaluation: self[index] -> uint8 image (3, h, w), label (h, w) or None, index, whole.
+    Evaluation: self[index] -> uint8 image (3, h, w), label (h, w) or None, index; the whole image.
+    It copies the settings it needs, so that loader processes started afresh agree. `pairs` are the
+    files to use, [(image, label or None)]; None = those of the split, and none may be missing.
     """
 
-    def __init__(self, split, train):
-        s, found = settings, entry()
-        if found.splits is not None and split not in found.splits:
-            raise UsageError(
-                f'{s.DATASET} has no split {split!r}; it has {", ".join(found.splits)}'
-            )
-        self.classes, self.root, self.split, self.train = classes(), locate(found), split, train
-        try:
-            self.pairs = found.files(self.root, split)
-        except Missing as e:
-            raise UserError(f'{e}; {found.get}') from None
+    def __init__(self, split, train, pairs=None):
+        source = entry()
+        self.classes = classes()
+        self.split, self.train = split, train
+        self.pairs = table.pair(listings(split)) if pairs is None else pairs
+        self.root = locate(source)
         if not self.pairs:
             raise UserError(
-                f'{self.root}: the split {split} of {s.DATASET} has no images; {found.get}'
+                f'{self.root}: the split {split} of {settings.DATASET} has no images; {source.get}'
             )
-        self.usual = (found.splits or {}).get(split)  # number of images that its makers tell
+        self.expected = (source.splits or {}).get(split)  # number of images that its makers give
         self.labelled = self.pairs[0][1] is not None
         if train and not self.labelled:
             raise UsageError(
-                f'the split {split!r} of {s.DATASET} has no labels to train on; it can be predicted by eval.py'
+                f'the split {split!r} of {settings.DATASET} has no labels to train on; '
+                'eval.py predicts it'
             )
-        self.names = self.classes.names + [
-            f'class {i}' for i in range(len(self.classes.names), n_classes())
-        ]
-        if n_classes() < len(self.classes.names):
-            raise UsageError(
-                f'N_CLASSES = {s.N_CLASSES} is less than the {len(self.classes.names)} classes of {s.DATASET}; None takes them all'
-            )
-        if s.IGNORE_LABEL < n_classes() or s.IGNORE_LABEL == reading.UNKNOWN:
-            raise UsageError(f'IGNORE_LABEL = {s.IGNORE_LABEL} is taken; 255 is free')
-        self.legend = reading.Legend(
-            self.classes, found.void, s.IGNORE_LABEL, found.ready, s.DATASET == 'folder'
+        self.names = class_names()
+        self.label_map = LabelMap(
+            self.classes,
+            source.void,
+            settings.IGNORE_LABEL,
+            source.stores_train_ids,
+            colours=settings.DATASET == 'folder',
         )
-        self.kept = os.path.join(
-            self.root, 'pixels'
-        )  # where prepare.py --cache keeps decoded pixels
-        self.cached = os.path.isdir(self.kept)
-        self.seed, self.augment = s.SEED, Augment()
+        self.cache_dir = os.path.join(self.root, 'pixels')  # prepare.py --cache fills it
+        self.cached = os.path.isdir(self.cache_dir)
+        self.seed = settings.SEED
+        self.augment = Augment()
 
     def __len__(self):
         return len(self.pairs)
 
-    def forget_labels(self):
-        """From here on there are images alone."""
-        self.pairs, self.labelled = [(image, None) for image, _ in self.pairs], False
-
     def decode(self, index):
-        """Image (h, w, 3) RGB and label (h, w) in train ids, or None, from their files."""
+        """Return image (h, w, 3) RGB and label (h, w) in train ids, or None, from their files."""
         image_path, label_path = self.pairs[index]
-        image = reading.read_image(image_path)
+        image = read_image(image_path)
         if label_path is None:
             return image, None
-        label = self.legend.read(label_path)
+        label = self.label_map.read(label_path)
         if label.shape != image.shape[:2]:
-            name = getattr(label_path, 'path', label_path)
-            turned = label.shape == image.shape[1::-1]
-            raise UserError(
-                f'{name}: this label is {label.shape[1]}x{label.shape[0]}, its image {image_path} {image.shape[1]}x{image.shape[0]}'
-                + '; was it drawn on the image as EXIF turns it? Pixels are taken as they are stored'
-                * turned
-            )
+            raise wrong_size(image_path, image, label_path, label)
         return image, label
 
     def read(self, index):
-        """The same, from the cache where that has it: mapped into memory, read-only."""
-        found = (
-            reading.load_cached(reading.cache_path(self.kept, *self.pairs[index], self.legend))
-            if self.cached
-            else None
-        )
-        return found or self.decode(index)
+        """Return the same from the cache, read-only and mapped into memory, or from the files."""
+        return self.read_cache(index) or self.decode(index)
 
-    def count(self, index):
-        """Pixels (256,) of each train id of a label."""
-        found = (
-            reading.load_cached(reading.cache_path(self.kept, *self.pairs[index], self.legend))
-            if self.cached
-            else None
-        )
-        return np.bincount(
-            (found[1] if found else self.legend.read(self.pairs[index][1])).ravel(), minlength=256
-        )
+    def read_cache(self, index):
+        """Return image and label of the cache, or None if it does not have them."""
+        if not self.cached:
+            return None
+        return pixel_cache.load(self.cache_path(index))
 
-    def keep(self, index):
-        """Puts the decoded pixels of a pair into the cache, if they are not there."""
-        path = reading.cache_path(self.kept, *self.pairs[index], self.legend)
-        if reading.load_cached(path) is None:
-            reading.store_cached(path, *self.decode(index))
+    def cache_path(self, index):
+        return pixel_cache.cache_path(self.cache_dir, *self.pairs[index], self.label_map)
+
+    def save(self, index):
+        """Put the decoded pixels of a pair into the cache, if it lacks them; return the index."""
+        path = self.cache_path(index)
+        if pixel_cache.load(path) is None:
+            pixel_cache.store(path, *self.decode(index))
         return index
 
+    def count(self, index):
+        """Return the number of pixels (256,) of each train id of a label."""
+        cached = self.read_cache(index)
+        label = cached[1] if cached else self.label_map.read(self.pairs[index][1])
+        return np.bincount(label.ravel(), minlength=256)
+
     def check(self, count=16):
-        """Reads files spread over the split; UserError if one cannot be used."""
+        """Read `count` pairs spread over the split; UserError if one cannot be used."""
         for index in np.linspace(0, len(self) - 1, min(count, len(self))).astype(int):
             self.read(index)
 
@@ -172,161 +146,183 @@ class Dataset(torch.utils.data.Dataset):
             image, label = self.read(key)
             return as_tensor(image), None if label is None else as_tensor(label), key
         position, index = key
-        image, label = self.augment(
-            *self.read(index), np.random.default_rng((self.seed, position, 1))
-        )
+        rng = np.random.default_rng((self.seed, position, 1))
+        image, label = self.augment(*self.read(index), rng)
         return as_tensor(image), as_tensor(label)
 
     def collate(self, samples):
-        """[(image, label)] -> (b, 3, h, w), (b, h, w); whole images of different sizes get mean colour and void on the right and below."""
-        h, w = (max(label.shape[i] for _, label in samples) for i in (0, 1))
+        """Return samples (image, label) as tensors (b, 3, h, w), (b, h, w).
+
+        Whole images of different sizes get mean colour and void on the right and below.
+        """
+        h = max(label.shape[0] for _, label in samples)
+        w = max(label.shape[1] for _, label in samples)
         images = torch.tensor(self.augment.fill, dtype=torch.uint8).repeat(len(samples), h, w, 1)
         labels = torch.full((len(samples), h, w), self.augment.ignore, dtype=torch.uint8)
         for i, (image, label) in enumerate(samples):
-            images[i, : label.shape[0], : label.shape[1]] = image.permute(1, 2, 0)
-            labels[i, : label.shape[0], : label.shape[1]] = label
+            h, w = label.shape
+            images[i, :h, :w] = image.permute(1, 2, 0)
+            labels[i, :h, :w] = label
         return images.permute(0, 3, 1, 2), labels
 
 
-def as_tensor(array):
-    """A tensor of the array's memory, or of a copy where that is not whole or not ours to write; an image (h, w, 3) becomes (3, h, w), channels_last."""
-    tensor = torch.from_numpy(
-        array if array.flags.c_contiguous and array.flags.writeable else array.copy()
+def wrong_size(image_path, image, label_path, label):
+    """Return the UserError about a label (h, w) whose size is not that of its image."""
+    if isinstance(label_path, Segments):
+        label_path = label_path.path
+    h, w = image.shape[:2]
+    label_h, label_w = label.shape
+    if (label_h, label_w) == (w, h):
+        return UserError(
+            f'{label_path}: this label is {label_w}x{label_h}, its image {image_path} {w}x{h}; '
+            'they must agree in the pixels as they are stored, not as EXIF turns them'
+        )
+    return UserError(
+        f'{label_path}: this label is {label_w}x{label_h}, its image {image_path} {w}x{h}; '
+        'save the label at the size of its image'
     )
+
+
+def as_tensor(array):
+    """Wrap an array as a tensor; copy it if it is read-only or not contiguous.
+
+    An image (h, w, 3) becomes (3, h, w), channels_last.
+    """
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        array = array.copy()
+    tensor = torch.from_numpy(array)
     return tensor.permute(2, 0, 1) if array.ndim == 3 else tensor
 
 
-def spread(task, indices, what, place=launch.Place([])):
-    """Yields task(index) of every index, in their order, worked out by NUM_WORKERS processes; behind a bar."""
-    loader = torch.utils.data.DataLoader(
-        indices,
-        batch_size=None,
-        collate_fn=task,
-        num_workers=settings.NUM_WORKERS,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
-    )
-    with place.bar(total=len(indices), desc=what) as bar:
-        for found in loader:
-            yield found
+def parallel_map(task, indices, what, world=None):
+    """Yield task(index) of each index, in their order, computed by NUM_WORKERS processes.
+
+    A progress bar shows `what`.
+    """
+    world = world or distributed.World([])
+    loader = DataLoader(indices, batch_size=None, collate_fn=task, **worker_options())
+    with world.bar(total=len(indices), desc=what) as bar:
+        for result in loader:
+            yield result
             bar.update()
 
 
 def cache(data):
-    """Keeps the decoded pixels of an evaluation Dataset in ROOT/pixels; yields after each sample. The folder can be deleted at any time."""
-    yield from spread(data.keep, range(len(data)), f'{settings.DATASET}, {data.split}')
+    """Save the decoded pixels of an evaluation Dataset in ROOT/pixels.
+
+    The folder can be deleted at any time.
+    """
+    for _ in parallel_map(data.save, range(len(data)), f'{settings.DATASET}, {data.split}'):
+        pass
 
 
-def class_weights(data, place):
-    """CLASS_WEIGHTS as a list of n_classes() floats, or None; 'median_freq' counts the pixels of all labels, dealt out to the processes."""
-    given, n = settings.CLASS_WEIGHTS, n_classes()
-    if given == '':
+def class_weights(data, world):
+    """Return CLASS_WEIGHTS as a list of n_classes() floats, or None.
+
+    'median_freq' counts the pixels of all labels; each process counts its share of them.
+    """
+    if settings.CLASS_WEIGHTS == '':
         return None
-    if given != 'median_freq':
-        return list(given)
-    pixels = torch.zeros(
-        2, n, dtype=torch.float64
-    )  # of the class; of the images in which it occurs
-    for counts in spread(
-        data.count, range(place.rank, len(data), place.world), 'counting pixels', place
-    ):
-        found = torch.from_numpy(counts)[:n]
-        pixels += torch.stack([found, (found > 0) * found.sum()])
-    return median_frequency(*place.sum(pixels.to(place.device)).cpu())
+    if settings.CLASS_WEIGHTS != 'median_freq':
+        return list(settings.CLASS_WEIGHTS)
+    n = n_classes()
+    of_class = torch.zeros(n, dtype=torch.float64)  # pixels
+    of_images = torch.zeros(n, dtype=torch.float64)  # pixels of the images in which it occurs
+    for counts in parallel_map(data.count, world.share(len(data)), 'counting pixels', world):
+        counts = torch.from_numpy(counts)[:n]
+        of_class += counts
+        of_images += (counts > 0) * counts.sum()
+    sums = world.all_reduce(torch.stack([of_class, of_images]).to(world.device)).cpu()
+    return median_frequency(*sums)
 
 
-# ---------------------------------------------------------------------------------------------------------- loaders
+# ----------------------------------------------------------------------------------------- loaders
 
 
 class Batches:
-    """Endless lists of (position, index) for one process, from a step on: what step s holds follows from SEED and s alone.
+    """Endless lists of (position, index) for one process; step s follows from SEED and s alone.
 
-    A step has `batch` positions in `parts` parts (accumulation); each part is dealt out to the processes in equal runs.
-    Every epoch is a permutation of its own; batches run on across the ends of epochs.
+    A step has `batch` positions in `parts` parts (accumulation); each part is dealt out to
+    `n_processes` processes in equal runs. Every epoch is a permutation of its own; batches run on
+    across the ends of epochs.
     """
 
-    def __init__(self, n, seed, batch, parts=1, rank=0, world=1, start=0):
-        self.n, self.seed, self.batch, self.parts, self.rank, self.world, self.start = (
-            n,
-            seed,
-            batch,
-            parts,
-            rank,
-            world,
-            start,
-        )
+    def __init__(self, n, seed, batch, parts=1, rank=0, n_processes=1, start=0):
+        self.n, self.seed = n, seed
+        self.batch, self.parts = batch, parts
+        self.rank, self.n_processes = rank, n_processes
+        self.start = start  # step
         self.epoch, self.order = None, None
 
     def index(self, position):
+        """Return the number of the sample at a position of the run."""
         epoch, i = divmod(position, self.n)
         if epoch != self.epoch:
-            self.epoch, self.order = (
-                epoch,
-                np.random.default_rng((self.seed, epoch)).permutation(self.n),
-            )
+            self.epoch = epoch
+            self.order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         return int(self.order[i])
 
     def __iter__(self):
-        size = self.batch // self.parts // self.world
+        size = self.batch // self.parts // self.n_processes
         first = self.start * self.batch
         while True:
             for part in range(self.parts):
-                begin = first + (part * self.world + self.rank) * size
+                begin = first + (part * self.n_processes + self.rank) * size
                 yield [(p, self.index(p)) for p in range(begin, begin + size)]
             first += self.batch
 
 
-def stack(images):
-    """A batch (b, 3, h, w) whose memory stays (b, h, w, 3)."""
-    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
 def start_worker(_):
-    launch.keep_heap()
+    """Set up a loader process."""
+    distributed.keep_heap()
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process answers Ctrl-C
+
+
+def worker_options():
+    """Return what all loaders have in common; their generator leaves torch's own one alone."""
+    return {
+        'num_workers': settings.NUM_WORKERS,
+        'worker_init_fn': start_worker,
+        'generator': torch.Generator(),
+    }
 
 
 def train_loader(data, batches, pin):
-    """Endless batches of a training Dataset."""
-    return torch.utils.data.DataLoader(
+    """Return a loader of endless batches (b, 3, h, w), (b, h, w) of a training Dataset."""
+    return DataLoader(
         data,
         batch_sampler=batches,
         collate_fn=data.collate,
-        num_workers=settings.NUM_WORKERS,
         pin_memory=pin,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
+        **worker_options(),
     )
 
 
 def eval_batches(data, indices, budget, pin):
-    """Batches (b, 3, h, w), labels (b, h, w) or None, indices: images of one size that follow each other, of `budget` pixels at most, or one."""
-    loader = torch.utils.data.DataLoader(
-        data,
-        sampler=indices,
-        batch_size=None,
-        num_workers=settings.NUM_WORKERS,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
-    )
-    held = []
-    for sample in loader:
-        if held and (
-            (len(held) + 1) * sample[0][0].numel() > budget or held[0][0].shape != sample[0].shape
-        ):
-            yield together(held, pin)
-            held = []
-        held.append(sample)
-    if held:
-        yield together(held, pin)
+    """Yield batches (b, 3, h, w), labels (b, h, w) or None, indices of an evaluation Dataset.
+
+    A batch is one image, or several of one size that follow each other, of `budget` pixels at most.
+    """
+    batch = []
+    for sample in DataLoader(data, sampler=indices, batch_size=None, **worker_options()):
+        if batch:
+            first, image = batch[0][0], sample[0]
+            pixels = (len(batch) + 1) * image[0].numel()
+            if pixels > budget or image.shape != first.shape:
+                yield collate(batch, pin)
+                batch = []
+        batch.append(sample)
+    if batch:
+        yield collate(batch, pin)
 
 
-def together(samples, pin):
-    images, labels, indices = zip(*samples)
-    images, labels = stack(images), None if labels[0] is None else torch.stack(labels)
-    return (
-        (images.pin_memory(), labels if labels is None else labels.pin_memory(), indices)
-        if pin
-        else (images, labels, indices)
-    )
+def collate(samples, pin):
+    """Return samples (image, label or None, index) of one size as a channels_last batch."""
+    images, labels, indices = zip(*samples, strict=True)
+    images = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    labels = None if labels[0] is None else torch.stack(labels)
+    if pin:
+        images = images.pin_memory()
+        labels = None if labels is None else labels.pin_memory()
+    return images, labels, indices

