@@ -1,1 +1,1 @@
-"""What prepare.py is made of: fetching and unpacking archives, converting labels, checking a whole data set."""
+"""Getting data sets and trunk weights ready: sources, download, conversion, checks."""

@@ -1,129 +1,63 @@
-"""prepare.py --check: what is in the splits of a data set, and what is wrong with them."""
+"""Open what is there of a split, and report on it: prepare.py --check."""
 
 import collections
 import functools
-import re
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 import dataset
-import launch
 import loss
 import settings
-from preparation import convert
-from settings import UsageError, UserError
+from datasets import files, layouts, table
+from utils import config
+from utils.config import UsageError, UserError
+from utils.table import table as text_table
 
-SHOWN = 10  # bad files that are told of, per split
+SHOWN = 10  # unusable files that are printed, per split
 
 
-def look(data, index):
-    """(height, width), pixels of each train id, mean and mean square of the channels of a pair; or what is wrong with it, as text."""
+class Absent(Exception):
+    """A split is not there; the text says why."""
+
+
+def open_split(split):
+    """Return the Dataset of the pairs that are there, and the paths of missing files.
+
+    The paths have no ending. Absent if there are no images or no list of them; UserError if no pair
+    is complete.
+    """
     try:
-        image, label = data.decode(index)
-    except (UserError, OSError) as e:
-        return launch.sentence(e)
-    mean, std = (v.ravel() / 255 for v in cv2.meanStdDev(image))
-    return (
-        image.shape[:2],
-        np.zeros(256, int) if label is None else np.bincount(label.ravel(), minlength=256),
-        mean,
-        std**2 + mean**2,
-    )
-
-
-def examine(data, missing):
-    """Walks a split and prints what is in it; returns the sentences about what is wrong."""
-    n, faults, sizes, values = (
-        len(data.names),
-        [f'{path}: this file is missing' for path in missing],
-        collections.Counter(),
-        {},
-    )
-    pixels, seen, images, void, sums = (
-        np.zeros(n, int),
-        np.zeros(n, int),
-        np.zeros(n, int),
-        0,
-        np.zeros((2, 3)),
-    )
-    for found in dataset.spread(
-        functools.partial(look, data), range(len(data)), f'{settings.DATASET}, {data.split}'
-    ):
-        if isinstance(found, str):
-            faults.append(found)
-            if told := re.match(r'(.*): (?:label value|the colour) (.*?) is not in ', found):
-                for value in re.findall(r'\(.*?\)|\d+', told[2]):
-                    values.setdefault(value, []).append(told[1])
-            continue
-        shape, count, mean, square = found
-        sizes[shape] += 1
-        pixels += count[:n]
-        void += count[n:].sum()
-        seen += (count[:n] > 0) * count[:n].sum()
-        images += count[:n] > 0
-        sums += np.stack([mean, square]) * shape[0] * shape[1]
-    facts = f'{len(data):,} pairs in {data.root}; missing {len(missing):,}, unusable {len(faults) - len(missing):,}'
-    print(f'\n{settings.DATASET}, {data.split}: {facts}')
-    for fault in faults[:SHOWN]:
-        print('  ' + fault)
-    if len(faults) > SHOWN:
-        print(f'  ... and {len(faults) - SHOWN:,} more')
-    for value, paths in values.items():
-        print(f'value {value}, not in the table: {len(paths):,} files, first {paths[0]}')
-    if sizes:
-        area = sum(h * w * k for (h, w), k in sizes.items())
-        mean, square = sums / area
-        small, large, (usual, often) = (
-            min(sizes, key=np.prod),
-            max(sizes, key=np.prod),
-            sizes.most_common(1)[0],
+        listings = dataset.listings(split)
+    except layouts.Missing as e:
+        raise Absent(f'there is no {e.path}') from None
+    for listing in listings:
+        if not listing.images:
+            raise Absent(f'no images in {listing.image_dir}')
+    pairs, missing = table.pair_present(listings), table.missing(listings)
+    if len(missing) == 1 and not pairs:
+        raise UserError(f'{missing[0]}: this file is missing; no pair of {split} is complete')
+    if missing and not pairs:
+        raise UserError(
+            f'{missing[0]}: this file is missing, and {len(missing) - 1} more; '
+            f'no pair of {split} is complete'
         )
-        spans = (f'{w}x{h}' for h, w in (small, large, usual))
-        print(
-            'sizes: smallest {}, largest {}, most frequent {} ({:,} of {:,})'.format(
-                *spans, often, sizes.total()
-            )
-        )
-        print(
-            'MEAN = ({:.4f}, {:.4f}, {:.4f})\nSTD = ({:.4f}, {:.4f}, {:.4f})'.format(
-                *mean, *np.sqrt((square - mean**2).clip(0))
-            )
-        )
-        if data.labelled:
-            report(data.names, pixels, seen, images, void)
-    return faults
-
-
-def report(names, pixels, seen, images, void):
-    """The table of classes."""
-    width, total = max(map(len, names)), max(1, pixels.sum())
-    print(
-        f'{"class":{width}}  {"pixels":>14}  {"percent":>7}  {"images":>7}  median-frequency weight'
-    )
-    for name, count, among, weight in zip(
-        names,
-        pixels.tolist(),
-        images.tolist(),
-        loss.median_frequency(pixels.tolist(), seen.tolist()),
-    ):
-        print(f'{name:{width}}  {count:14,}  {100 * count / total:7.3f}  {among:7,}  {weight:.4f}')
-    print(
-        f'{"void":{width}}  {void:14,}  {100 * void / (pixels.sum() + void):7.3f}  (of all pixels; the others of those that are not void)'
-    )
+    return dataset.Dataset(split, train=False, pairs=pairs), missing
 
 
 def splits_there(names):
-    """Yields (Dataset, missing files, None) of the splits; (None, [], what is wrong) of one that cannot be opened. Those that are not there are
-    passed over, unless they are asked for."""
-    wanted = names or [
-        s for s in dataset.entry().splits or ('train', 'val', 'test') if s != 'trainval'
-    ]
+    """Yield (Dataset, missing files, None) of splits, or (None, [], fault) of unusable ones.
+
+    Without names these are all splits of the data set that are there.
+    """
+    expected = dataset.entry().splits or ('train', 'val', 'test')
+    wanted = names or [split for split in expected if split != 'trainval']
     count = 0
     for split in wanted:
         try:
-            yield *convert.find(split), None
-        except convert.Absent as e:
+            data, missing = open_split(split)
+        except Absent as e:
             print(f'{settings.DATASET}, {split}: not there ({e})', flush=True)
             if not names:
                 continue
@@ -133,28 +67,200 @@ def splits_there(names):
         except UserError as e:
             print(f'{settings.DATASET}, {split}: {e}', flush=True)
             yield None, [], str(e)
+        else:
+            yield data, missing, None
         count += 1
     if not count:
+        entry = dataset.entry()
         raise UserError(
-            f'{dataset.locate(dataset.entry())}: none of {", ".join(wanted)} is there: {dataset.entry().get}'
+            f'{dataset.locate(entry)}: none of {", ".join(wanted)} is there: {entry.get}'
         )
+
+
+def incomplete_splits(name):
+    """Print how many images each split has, and return as text which have fewer than expected.
+
+    UserError if files that belong together are not both there.
+    """
+    incomplete, faults, total = [], [], 0
+    for split, expected in (dataset.entry().splits or {}).items():
+        try:
+            data, missing = open_split(split)
+        except Absent as e:
+            print(f'{split}: not there ({e})')
+            continue
+        total += len(data)
+        print(f'{split}: {len(data):,} images')
+        if missing:
+            faults.append(f'{missing[0]}: this file is missing, {split} lacks {len(missing):,}')
+        elif len(data) < (expected or 0):
+            incomplete.append(f'{split} {len(data):,} of {expected:,}')
+    if faults or not total:
+        reason = '; '.join(faults) or 'there are no images'
+        raise UserError(
+            f'{name} is incomplete: {reason}. Delete what is half there and give the same command '
+            'again'
+        )
+    return ', '.join(incomplete)
 
 
 def check(splits):
-    """Walks the splits that are there; UserError in the end if anything is wrong with them."""
-    faults, part = [], []
+    """Walk the splits that are there; UserError in the end if anything is wrong with them."""
+    faults, incomplete = [], []
     for data, missing, fault in splits_there(splits):
-        faults += examine(data, missing) if data else [fault]
-        part += (
-            [f'{data.split} has {len(data):,} of {data.usual:,} pairs']
-            if data and len(data) < (data.usual or 0)
-            else []
-        )
+        if fault:
+            faults.append(fault)
+            continue
+        faults += examine(data, missing)
+        if len(data) < (data.expected or 0):
+            incomplete.append(f'{data.split} has {len(data):,} of {data.expected:,} pairs')
     if faults:
         raise UserError(
-            f'{len(faults):,} of the files of {settings.DATASET} cannot be used; the first: {faults[0]}'
+            f'{len(faults):,} of the files of {settings.DATASET} cannot be used; '
+            f'the first: {faults[0]}'
         )
+    state = 'what is there is in order'
+    if incomplete:
+        state += f', but it is not all: {", ".join(incomplete)}'
+    print(f'\n{settings.DATASET}: {state}')
+
+
+# ------------------------------------------------------------------------------------ one split
+
+
+class Facts(NamedTuple):
+    """What a usable pair holds."""
+
+    size: tuple  # height, width
+    pixels: np.ndarray  # (256,) of each train id; zeros where there is no label
+    mean: np.ndarray  # (3,) of the channels in 0..1
+    square: np.ndarray  # (3,) mean of their squares
+
+
+class Fault(NamedTuple):
+    """What is wrong with a pair."""
+
+    sentence: str
+    path: str = ''  # of a label with unknown values
+    values: tuple = ()
+
+
+def inspect(data, index):
+    """Return the Facts or the Fault of a pair."""
+    try:
+        image, label = data.decode(index)
+    except files.UnknownValues as e:
+        return Fault(str(e), e.path, tuple(e.values))
+    except (UserError, OSError) as e:
+        return Fault(config.sentence(e))
+    mean, std = cv2.meanStdDev(image)
+    mean, std = mean.ravel() / 255, std.ravel() / 255
+    pixels = np.zeros(256, int)
+    if label is not None:
+        pixels = np.bincount(label.ravel(), minlength=256)
+    return Facts(image.shape[:2], pixels, mean, std**2 + mean**2)
+
+
+class Totals:
+    """Sums over the usable pairs of a split with n classes."""
+
+    def __init__(self, n):
+        self.sizes = collections.Counter()
+        self.pixels = np.zeros(n, int)  # of each class
+        self.seen = np.zeros(n, int)  # pixels with a class, in the images where each class occurs
+        self.images = np.zeros(n, int)  # in which each class occurs
+        self.void = 0
+        self.mean, self.square = np.zeros(3), np.zeros(3)  # times the pixels
+
+    def add(self, facts):
+        n, area = len(self.pixels), facts.size[0] * facts.size[1]
+        pixels = facts.pixels[:n]
+        occurs = pixels > 0
+        self.sizes[facts.size] += 1
+        self.pixels += pixels
+        self.seen[occurs] += pixels.sum()
+        self.images += occurs
+        self.void += facts.pixels[n:].sum()
+        self.mean += facts.mean * area
+        self.square += facts.square * area
+
+    def print_images(self):
+        """Print sizes, and the mean and standard deviation of the channels."""
+        common, count = self.sizes.most_common(1)[0]
+        smallest, largest = min(self.sizes, key=np.prod), max(self.sizes, key=np.prod)
+        print(
+            f'sizes: smallest {size_text(smallest)}, largest {size_text(largest)}, '
+            f'most frequent {size_text(common)} ({count:,} of {self.sizes.total():,})'
+        )
+        area = sum(h * w * count for (h, w), count in self.sizes.items())
+        mean, square = self.mean / area, self.square / area
+        print(f'MEAN = {as_tuple(mean)}')
+        print(f'STD = {as_tuple(np.sqrt((square - mean**2).clip(0)))}')
+
+    def print_classes(self, names):
+        """Print the table of classes."""
+        weights = loss.median_frequency(self.pixels.tolist(), self.seen.tolist())
+        total = self.pixels.sum()
+        rows = []
+        for i, name in enumerate(names):
+            percent = 100 * self.pixels[i] / max(1, total)
+            rows.append(
+                {
+                    'class': name,
+                    'pixels': f'{self.pixels[i]:,}',
+                    'percent': f'{percent:.3f}',
+                    'images': f'{self.images[i]:,}',
+                    'median-frequency weight': f'{weights[i]:.4f}',
+                }
+            )
+        percent = 100 * self.void / (total + self.void)
+        rows.append(
+            {
+                'class': 'void',
+                'pixels': f'{self.void:,}',
+                'percent': f'{percent:.3f}',
+                'images': '',
+                'median-frequency weight': '',
+            }
+        )
+        print('\n'.join(text_table(rows, right=('pixels', 'percent', 'images'))))
+        print('percent: of the pixels that have a class; void: of all pixels')
+
+
+def size_text(size):
+    return f'{size[1]}x{size[0]}'
+
+
+def as_tuple(numbers):
+    return '({:.4f}, {:.4f}, {:.4f})'.format(*numbers)
+
+
+def examine(data, missing):
+    """Walk a split and print what is in it; return the sentences about what is wrong."""
+    totals = Totals(len(data.names))
+    faults = [f'{path}: this file is missing' for path in missing]
+    unknown = {}  # {value: paths of the labels that have it}
+    title = f'{settings.DATASET}, {data.split}'
+    inspect_pair = functools.partial(inspect, data)
+    for pair in dataset.parallel_map(inspect_pair, range(len(data)), title):
+        if isinstance(pair, Facts):
+            totals.add(pair)
+            continue
+        faults.append(pair.sentence)
+        for value in pair.values:
+            unknown.setdefault(value, []).append(pair.path)
     print(
-        f'\n{settings.DATASET}: what is there is in order'
-        + (f', but it is not all: {", ".join(part)}' if part else '')
+        f'\n{title}: {len(data):,} pairs in {data.root}; '
+        f'missing {len(missing):,}, unusable {len(faults) - len(missing):,}'
     )
+    for fault in faults[:SHOWN]:
+        print('  ' + fault)
+    if len(faults) > SHOWN:
+        print(f'  ... and {len(faults) - SHOWN:,} more')
+    for value, paths in unknown.items():
+        print(f'value {value}, not in the table: {len(paths):,} files, first {paths[0]}')
+    if totals.sizes:
+        totals.print_images()
+        if data.labelled:
+            totals.print_classes(data.names)
+    return faults
