@@ -5,18 +5,17 @@ import re
 import runpy
 import sys
 
+import helpers
 import pytest
 import torch
-
-import eval as evaluation
-import helpers
-import inference
-import launch
-import network
-import settings
 from scripts import ROOT, Result
 
-CPU = launch.Place([torch.device('cpu')])
+import eval as evaluation
+import network
+import settings
+from utils import config, distributed
+
+CPU = distributed.World([torch.device('cpu')])
 
 
 def random_net(room, *args, run='tiny', seed=0):
@@ -24,9 +23,10 @@ def random_net(room, *args, run='tiny', seed=0):
     variance 1. Returns the path."""
     path = room.models / run / 'best.pth'
     with helpers.settings_kept():
-        settings.override(room.args(*args, 'BN_MOM=1'))
+        config.override(room.args(*args, 'BN_MOM=1'))
         torch.manual_seed(seed)
-        net = network.build().requires_grad_(False)
+        kept = config.current()
+        net = helpers.build().requires_grad_(False)
         pictures = torch.stack(
             [
                 torch.from_numpy(helpers.colour_of(helpers.blocks(97, 97, seed=i, classes=12)))
@@ -41,13 +41,13 @@ def random_net(room, *args, run='tiny', seed=0):
             last.weight /= std[:, None, None, None]
             last.bias.sub_(mean).div_(std)
     path.parent.mkdir(parents=True)
-    torch.save({'net': net.state_dict()}, path)
+    torch.save({'net': net.state_dict(), 'settings': kept}, path)
     return path
 
 
 def loaded(room, *args, path=None):
     """The network as scripts evaluate it, on the CPU; puts the settings in force."""
-    settings.override(room.args(*args))
+    config.override(room.args(*args))
     return network.fold(evaluation.load(CPU, str(path or room.models / 'tiny' / 'best.pth'))[0])
 
 
@@ -55,8 +55,8 @@ def loaded(room, *args, path=None):
 def answers(net, images):
     """[train ids (h, w)] that the network predicts for pictures (h, w, 3), one by one."""
     return [
-        inference.predict(
-            net, torch.from_numpy(image.copy()).permute(2, 0, 1)[None], inference.protocol()
+        evaluation.predict(
+            net, torch.from_numpy(image.copy()).permute(2, 0, 1)[None], evaluation.protocol()
         )[0][0].numpy()
         for image in images
     ]
@@ -77,7 +77,7 @@ def inside(monkeypatch, capsys):
 
     def run(script, *args):
         monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
-        monkeypatch.setattr(launch, 'keep_heap', lambda: None)
+        monkeypatch.setattr(distributed, 'keep_heap', lambda: None)
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path(os.path.join(ROOT, script), run_name='__main__')

@@ -9,8 +9,9 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests')]
 torch.set_num_threads(1)
 
 import helpers  # noqa: E402
-import launch  # noqa: E402
-import shapes  # noqa: E402
+
+from datasets import shapes  # noqa: E402
+from utils import distributed  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def settings_restored():
 @pytest.fixture(autouse=True)
 def memory_given_back(monkeypatch):
     """train.main() in the test process would keep all the memory that one test ever used."""
-    monkeypatch.setattr(launch, 'keep_heap', lambda: None)
+    monkeypatch.setattr(distributed, 'keep_heap', lambda: None)
 
 
 @pytest.fixture

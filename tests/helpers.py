@@ -9,29 +9,51 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
+from golden import recipe
 
 import settings
 import sync_bn
-from golden import recipe
+from heads import HEADS
+from heads.blocks import Head
 from sync_bn import BatchNorm2d
+from utils import config
 
 sync_bn.TIMEOUT = 20  # a mistake shows soon
+HEAD_NAMES = ('ema', *HEADS)
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden')
 
 
 @contextlib.contextmanager
 def settings_kept():
-    kept = {name: value for name, value in vars(settings).items() if name.isupper()}
+    kept = config.current()
     try:
         yield
     finally:
-        vars(settings).update(kept)
+        config.put(kept)
 
 
 def put(**values):
     """Settings for this test."""
-    assert set(values) <= set(settings.in_force()), set(values) - set(settings.in_force())
-    vars(settings).update(values)
+    assert set(values) <= set(config.current()), set(values) - set(config.current())
+    config.put(values)
+
+
+def build(n_classes=None, class_weights=None, **values):
+    """The network that settings describe, `values` among them, as train.py builds it."""
+    import dataset
+    import loss
+    import network
+
+    put(**values)
+    n_classes = n_classes or dataset.n_classes()
+    criterion = loss.criterion(n_classes, class_weights)
+    momentum = config.bn_momentum(config.current())
+    return network.build(n_classes, settings, criterion, momentum)
+
+
+def strides(head):
+    """The strides of the trunk that a head works with."""
+    return HEADS.get(head, Head).strides
 
 
 def small_net(**values):

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-
 from helpers import blocks, colour_of, write
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import scipy.io
+from helpers import blocks, colour_of, put, write
 from PIL import Image
 
 import dataset
-import layouts
-from helpers import blocks, colour_of, put, write
+from datasets import table
 
 SIZE = 40, 56
 
@@ -59,7 +59,7 @@ def stand_in(name, folder, count=4, size=SIZE, splits=None):
             os.path.join(folder, 'classes.txt'),
             ['0 10 20 30 ground', '1 200 0 0 hut', '7 0 0 200 tree'],
         )
-    entry, n = layouts.DATASETS[name], len(dataset.classes().names)
+    entry, n = table.DATASETS[name], len(dataset.classes().names)
     found, lists = {}, {}
     for number, split in enumerate(
         splits or [s for s in entry.splits or ('train', 'val') if s not in ('trainval', 'trainaug')]

@@ -6,11 +6,11 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-
-import augment
-from augment import Augment
-from dataset import Dataset
 from helpers import blocks, colour_of, make_camvid, put
+
+from dataset import Dataset
+from datasets import transforms
+from datasets.transforms import Augment
 
 
 def sample(image, label, position=0, **values):
@@ -60,17 +60,17 @@ def test_sizes_of_whole_images(size, side, limit, wanted):
 
 
 @pytest.mark.parametrize(
-    'mode, sides, wanted',
+    'sides, wanted',
     [
-        ('choice', (20, 26, 23), {20, 23, 26}),
-        ('range', (20, 26), set(range(20, 27))),
-        ('range', (26, 20), set(range(20, 27))),
+        ((20,), {20}),
+        ((20, 26, 23), {20, 23, 26}),
+        ((20, 26), set(range(20, 27))),
+        ((26, 20), set(range(20, 27))),
     ],
 )
-def test_short_sides_that_occur(mode, sides, wanted):
+def test_short_sides_that_occur(sides, wanted):
     found = [
-        sample(*plain(30, 40), position, SHORT_SIDE=sides, SCALE_MODE=mode)[1].shape[0]
-        for position in range(400)
+        sample(*plain(30, 40), position, SHORT_SIDE=sides)[1].shape[0] for position in range(400)
     ]
     assert set(found) == wanted
     assert max(map(found.count, wanted)) < 2.5 * 400 / len(wanted)
@@ -107,7 +107,7 @@ def test_map_of_whole_images(size, side):
 
 
 @pytest.mark.parametrize(
-    'values', [dict(), dict(ROTATE=30.0), dict(SCALE_MODE='range', LONG_SIDE=180)], ids=str
+    'values', [dict(), dict(ROTATE=30.0), dict(SHORT_SIDE=(60, 150), LONG_SIDE=180)], ids=str
 )
 @pytest.mark.parametrize('flip', [0.0, 1.0])
 def test_whole_images_stay_aligned(values, flip):
@@ -117,9 +117,7 @@ def test_whole_images_stay_aligned(values, flip):
             colour_of(raw)[..., ::-1].copy(),
             raw,
             position,
-            SHORT_SIDE=(60, 100, 150),
-            FLIP=flip,
-            **values,
+            **dict(SHORT_SIDE=(60, 100, 150), FLIP=flip) | values,
         )
         assert label.shape == image.shape[:2] and min(label.shape) in range(60, 151)
         kernel = np.ones((7, 7))
@@ -153,7 +151,7 @@ def test_rotation_of_whole_images_by_nothing():
 
 def test_whole_images_of_the_data_set(tmp_path):
     """One window there is: no class share makes it another one; blur and jitter come as ever."""
-    make_camvid(tmp_path, SHORT_SIDE=(30, 50), CAT_MAX_RATIO=0.01, BLUR=1.0, JITTER=0.3)
+    make_camvid(tmp_path, SHORT_SIDE=(30, 50, 50), CAT_MAX_RATIO=0.01, BLUR=1.0, JITTER=0.3)
     data, rng = Dataset('train', train=True), Counted()
     assert {data[p, 0][1].shape for p in range(20)} == {(30, 42), (50, 70)}
     assert (data[3, 0][0] == data[3, 0][0]).all() and data[3, 0][0].shape == (
@@ -162,6 +160,45 @@ def test_whole_images_of_the_data_set(tmp_path):
     )
     data.augment(*data.read(0), rng)
     assert rng.drawn == [8, 1]
+
+
+# -------------------------------------------------------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize(
+    'scales, low, high, kinds',
+    [((0.5, 2.0), 0.5, 2.0, 50), ((2.0, 0.5), 0.5, 2.0, 50), ((0.5, 1.0, 2.0), 0.5, 2.0, 3)],
+)
+def test_two_scales_are_a_range_and_more_a_choice(scales, low, high, kinds):
+    put(SCALES=scales)
+    augment = Augment()
+    drawn = [augment.scale((100, 100), d) for d in np.linspace(0, 1, 400, endpoint=False)]
+    assert low <= min(drawn) < low + 0.1 and high - 0.1 < max(drawn) <= high
+    assert len(set(drawn)) == kinds if kinds == 3 else len(set(drawn)) > kinds
+    assert all(scale.denominator <= 32 for scale in drawn)
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        dict(SCALES=(0.01,)),
+        dict(SCALES=(1e-9, 0.02, 1e-3)),
+        dict(SCALES=(0.0001, 0.05)),
+        dict(SCALES=(0.01,), ROTATE=20.0),
+        dict(SHORT_SIDE=(1,)),
+        dict(SHORT_SIDE=(40,), LONG_SIDE=5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('size', [(7, 300), (300, 7), (20, 30), (1, 1), (100, 130)])
+def test_scales_that_leave_next_to_nothing(values, size):
+    """One pixel is left at least, and that of image and label is the same."""
+    label = np.full(size, 3, np.uint8)
+    for position in range(8):
+        image, cut = sample(np.dstack([label] * 3), label, position, CROP_SIZE=16, **values)
+        assert image.shape == (*cut.shape, 3) and min(cut.shape) >= 1
+        if 'ROTATE' not in values:
+            assert (image[cut == 3] == 3).all() and (cut == 3).any()
 
 
 # ------------------------------------------------------------------------------------------------------- shares of a class
@@ -242,11 +279,11 @@ def test_the_image_is_resized_once(monkeypatch):
     calls = {'resize_crop': 0, 'nearest_crop': 0}
     for name in calls:
 
-        def counted(*args, name=name, kept=getattr(augment, name), **more):
+        def counted(*args, name=name, kept=getattr(transforms, name), **more):
             calls[name] += 1
             return kept(*args, **more)
 
-        monkeypatch.setattr(augment, name, counted)
+        monkeypatch.setattr(transforms, name, counted)
     sample(*plain(64, 64), SCALES=(1.5,), CROP_SIZE=16, CAT_MAX_RATIO=0.5)
     assert calls == {'resize_crop': 1, 'nearest_crop': 11}
 
@@ -255,7 +292,7 @@ def test_the_image_is_resized_once(monkeypatch):
 def test_image_and_label_of_the_window_that_was_taken(rotate):
     raw, moved = blocks(120, 160, seed=3, classes=3, side=40), 0
     for position in range(10):
-        values = dict(SCALES=(1.0, 1.5), CROP_SIZE=48, ROTATE=rotate)
+        values = dict(SCALES=(1.0, 1.5, 1.5), CROP_SIZE=48, ROTATE=rotate)
         image, label = sample(colour_of(raw), raw, position, CAT_MAX_RATIO=0.6, **values)
         kernel = np.ones((7, 7))
         inside = (cv2.dilate(label, kernel) == cv2.erode(label, kernel)) & (label != 255)
@@ -271,7 +308,7 @@ def test_image_and_label_of_the_window_that_was_taken(rotate):
     'values',
     [
         dict(CAT_MAX_RATIO=0.6, CROP_SIZE=24),
-        dict(SHORT_SIDE=(30, 70), SCALE_MODE='range', ROTATE=10.0),
+        dict(SHORT_SIDE=(30, 70), ROTATE=10.0),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""The heads of baselines/: sizes, parameters and gradients of all of them, then what defines each."""
+"""The heads of heads/: sizes, parameters and gradients of all of them, then what defines each."""
 
 import inspect
 import itertools
@@ -8,27 +8,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers import assert_close, build, put, small_net
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import launch
 import network
-from baselines.a2net import A2Net, DoubleAttention
-from baselines.acfnet import ACFNet, ClassAttention
-from baselines.att2scale import AttentionToScale
-from baselines.bisenet import ARM, FFM, BiSeNet, Gate
-from baselines.danet import DANet
-from baselines.deeplabv3 import DeepLabV3
-from baselines.deeplabv3plus import DeepLabV3Plus
-from baselines.denseaspp import DenseASPP
-from baselines.fcn import FCN
-from baselines.non_local import NonLocal, NonLocalBlock
-from baselines.pooling import PPM, Lateral
-from baselines.psa import PSA
-from baselines.psp import PSP
-from baselines.semanticfpn import SemanticFPN
-from helpers import assert_close, put, small_net
+from heads import HEADS
+from heads.a2net import A2Net, DoubleAttention
+from heads.acfnet import ACFNet, ClassAttention
+from heads.att2scale import AttentionToScale
+from heads.bisenet import ARM, FFM, BiSeNet, Gate
+from heads.danet import DANet
+from heads.deeplabv3 import DeepLabV3
+from heads.deeplabv3plus import DeepLabV3Plus
+from heads.denseaspp import DenseASPP
+from heads.fcn import FCN
+from heads.non_local import NonLocal, NonLocalBlock
+from heads.pooling import PPM, Lateral
+from heads.psa import PSA
+from heads.psp import PSP
+from heads.semanticfpn import SemanticFPN
 from sync_bn import BatchNorm2d
+from utils import config
 
 # layers and stride of the trunk; NETWORKS.md, section 25: parameters and statistics of the head with 19 classes, parameters of its own
 # auxiliary heads; output stride; which maps and whether the image are read; whether batch norm sees one value per image; sizes of the
@@ -91,7 +92,7 @@ def fake():
 
 def published(head):
     """The network as NETWORKS.md counts it."""
-    row, names = ROWS[head], {head: name for name, head in network.HEADS.items()}
+    row, names = ROWS[head], {head: name for name, head in HEADS.items()}
     put(
         HEAD=names[head],
         N_LAYERS=row.layers,
@@ -101,7 +102,7 @@ def published(head):
         HEAD_CHANNELS=row.channels,
         CROP_SIZE=465,
     )
-    return network.build(n_classes=19)
+    return build(n_classes=19)
 
 
 def small(head, n_classes=5, **keywords):
@@ -146,7 +147,7 @@ def noise(*shape, seed=0):
 
 def call(net, image, trunk, maps=None):
     maps = maps or trunk(image)
-    return net(*maps, image=image, trunk=trunk) if getattr(net, 'sees_image', False) else net(*maps)
+    return net(*maps, image=image, trunk=trunk) if net.sees_image else net(*maps)
 
 
 def ceil(n, by):
@@ -192,7 +193,7 @@ def test_output_strides(head, h, w, fake):
 @torch.no_grad()
 def test_any_size_and_stride(head, h, w):
     net = small(head)
-    for stride in getattr(head, 'strides', (8, 16, 32)):
+    for stride in head.strides:
         out = call(net, noise(2, 3, h, w), trunk_of(stride))['out']
         wanted = 4 if ROWS[head].out == 4 else 8 if head is BiSeNet else stride
         assert (
@@ -229,7 +230,7 @@ def test_extra_outputs_in_training_alone(head):
     found = call(net.train(), noise(2, 3, 65, 65), trunk)
     assert found.keys() == ({'out', 'aux'} if row.aux_sizes else {'out'})
     assert [x.shape for x in found.get('aux', [])] == [(2, 5, n, n) for n in row.aux_sizes]
-    assert len(getattr(head, 'extra_weights', ())) == len(row.aux_sizes)
+    assert len(head.aux_weights) == len(row.aux_sizes)
 
 
 @every_head
@@ -266,7 +267,7 @@ def test_one_image_in_training(head):
         return
     with pytest.raises(ValueError, match='Expected more than 1 value per channel') as error:
         call(net, noise(1, 3, 65, 65), trunk)
-    assert launch.sentence(error.value)
+    assert config.sentence(error.value)
 
 
 @every_head
@@ -377,7 +378,7 @@ def test_deeplabv3_between_pyramid_and_classifier(paper):
 
 
 def test_deeplabv3_of_the_paper(fake):
-    put(DEEPLABV3_PAPER=True)
+    put(HEAD_ARGS={'paper': True})
     net = published(DeepLabV3)
     assert count(net.head.parameters()) == 15_539_987
     assert count(net.parameters()) == 58_163_923
@@ -469,7 +470,7 @@ def test_acfnet_attends_by_its_coarse_output():
     net(None, None, None, c4)
     assert_close(found[0], net.attention.mix(net.attention.before(net.aspp(c4)), coarse), 1e-12)
     assert found[0].std((2, 3)).max() > 1e-3  # not the same everywhere
-    assert (ACFNet.main_weight, ACFNet.extra_weights) == (0.7, (0.6,))
+    assert (ACFNet.main_weight, ACFNet.aux_weights) == (0.7, (0.6,))
 
 
 @pytest.mark.parametrize('block', [NonLocalBlock, DoubleAttention])
@@ -563,7 +564,7 @@ def test_attention_to_scale_mixes_two_scores():
         F.interpolate(trunk(asked[0])[3], large.shape[2:], mode='bilinear', align_corners=True)
     )
     w = (out - small_one) / (large - small_one)  # b n h w
-    assert 0 < w.min() and w.max() < 1 and w.std() > 1e-3
+    assert w.min() > 0 and w.max() < 1 and w.std() > 1e-3
     assert_close(w, w[:, :1].expand_as(w), 1e-6)
     net.attention[1].bias.fill_(1e3)
     assert_close(call(net, image, trunk)['out'], large, 1e-12)
@@ -606,11 +607,9 @@ def test_paths_of_bisenet():
 
 
 def test_rates_of_deeplabv3plus():
-    """DEEPLABV3PLUS_RATES: the paper's at stride 16 are half of those at stride 8."""
+    """The paper's rates at stride 16 are half of those at stride 8."""
     small_net(HEAD='deeplabv3plus')
-    dilations = lambda: [
-        branch.conv.dilation[0] for branch in network.build().head.aspp.branches[1:4]
-    ]
+    dilations = lambda: [branch.conv.dilation[0] for branch in build().head.aspp.branches[1:4]]
     assert dilations() == [12, 24, 36]
-    put(DEEPLABV3PLUS_RATES=(6, 12, 18))
+    put(HEAD_ARGS={'rates': (6, 12, 18)})
     assert dilations() == [6, 12, 18]

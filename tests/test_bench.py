@@ -5,32 +5,46 @@ import re
 import subprocess
 import sys
 
+import helpers
 import numpy as np
 import pytest
 import torch
 
 import bench
 import dataset
-import helpers
 import network
-import plain
-import settings
+from benchmarks import measure, reference, views
+from eval import Protocol, scores
+from utils import config
+from utils.table import table
 
-SMALL = (
-    'N_LAYERS=18 STEM=plain PRETRAINED= CROP_SIZE=65 EM_CHANNELS=64 EM_BASES=8 HEAD_CHANNELS=16 DATASET=shapes TRAIN_SPLIT=train '
-    'BATCH_SIZE=2 TEST_BATCH=1 DEVICES=cpu'
-).split()
+SMALL = [
+    'N_LAYERS=18',
+    'STEM=plain',
+    'PRETRAINED=',
+    'CROP_SIZE=65',
+    'EM_CHANNELS=64',
+    'EM_BASES=8',
+    'HEAD_CHANNELS=16',
+    'DATASET=shapes',
+    'TRAIN_SPLIT=train',
+    'BATCH_SIZE=2',
+    'TEST_BATCH=1',
+    'DEVICES=cpu',
+]
+ROOT = os.path.dirname(os.path.abspath(bench.__file__))
 FIGURES = r'([\d.]+) \(([\d.]+) - ([\d.]+)\)'  # median (min - max)
 
 
 def run(*arguments, status=0):
-    """The standard output of bench.py, or its standard error if it is to fail."""
-    script = os.path.join(helpers.GOLDEN, '..', '..', 'bench.py')
+    """The standard output of bench.py or, by -m, of a benchmark; standard error if it is to fail."""
+    words = arguments if arguments[0] == '-m' else ['bench.py', *arguments]
     done = subprocess.run(
-        [sys.executable, script, *arguments],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=ROOT,
         env=os.environ | {'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -54,9 +68,7 @@ def test_network_beside_plain():
         float, re.search(r'parameters ([\d.]+) M; MACs ([\d.]+) G', text).groups()
     )
     helpers.small_net(EM_CHANNELS=64)
-    assert parameters == pytest.approx(
-        sum(p.numel() for p in network.build().parameters()) / 1e6, abs=0.005
-    )
+    assert parameters == pytest.approx(bench.parameters(helpers.build()), abs=0.005)
     assert 0.5 < macs < 2
     for kind, batch in (('training', 2), ('inference', 1)):
         for variant in ('tuned', 'plain'):
@@ -68,37 +80,61 @@ def test_network_beside_plain():
         figures(text, f'{kind} +tuned / plain: time')
 
 
-def test_unit_metric_and_loader(drawn_shapes):
-    text = run(
-        *SMALL,
-        f'DATA_ROOT={drawn_shapes}',
-        'CROP_SIZE=33',
-        '--unit',
-        '--metric',
-        '--loader',
-        '--rounds',
-        '2',
-    )
+def test_unit():
+    text = run('-m', 'benchmarks.unit', *SMALL, 'CROP_SIZE=33', '--rounds', '2')
+    assert 'EM unit: 64 channels, 8 bases, 3 iterations, 5x5 map, batch 1; GMACs of forward' in text
     for what in ('forward', r'forward\+backward'):
         for name in ('unit', 'textbook', 'dense'):
             figures(text, f'{what}  {name}')
         for name in ('textbook', 'dense'):
             figures(text, f'{what}  {name} / unit: time')
+
+
+def test_metric():
+    text = run('-m', 'benchmarks.metric', 'DEVICES=cpu', '--rounds', '2')
     figures(text, 'confusion  masked / tuned: time')
+
+
+def test_loader(drawn_shapes):
+    data = f'DATA_ROOT={drawn_shapes}'
+    text = run('-m', 'benchmarks.loader', *SMALL, data, 'CROP_SIZE=33', '--rounds', '2')
     figures(text, 'loader  plain / tuned: time')
+    assert 'cached' not in text
     tuned, plain = map(
         float, re.search(r'MB per sample: tuned ([\d.]+), plain ([\d.]+)', text).groups()
     )
     assert tuned < plain
 
 
+def test_loader_of_drawn_pictures():
+    """They are cached, and what settings say of the data set does not count."""
+    words = ['DEVICES=cpu', 'DATASET=voc', 'N_CLASSES=21', 'CROP_SIZE=33', '--synthetic']
+    text = run('-m', 'benchmarks.loader', *words, '120x96.png', '--rounds', '1')
+    assert 'camvid train, 40 images, crop 33' in text
+    for variant in ('tuned', 'cached'):
+        figures(text, f'loader  plain / {variant}: time')
+
+
+def test_views(monkeypatch, capsys):
+    monkeypatch.setattr(views, 'SIZE', (72, 96))
+    config.override(SMALL)
+    views.main(measure.parser('').read(['--rounds', '1']))
+    text = capsys.readouterr().out
+    for what in ('views, outside the network', 'views, in all'):
+        for name in ('whole', 'windows', 'plain'):
+            figures(text, f'{what}  {name}')
+        for name in ('windows', 'plain'):
+            figures(text, f'{what}  {name} / whole: time')
+
+
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (['--plian'], 'no such flag'),
+        (['--plian'], 'no such flag; did you mean --plain?'),
         (['--rounds', '0'], 'from 1'),
-        (['--rounds'], '--rounds takes a value'),
-        (['--loader', '--synthetic', '500'], 'WIDTHxHEIGHT'),
+        (['--rounds'], '--rounds: expected one argument'),
+        (['-m', 'benchmarks.loader', '--synthetic', '500'], 'WIDTHxHEIGHT'),
+        (['-m', 'benchmarks.loader', '--synthetic', '500x0'], 'WIDTHxHEIGHT'),
         (['BATCHSIZE=2'], 'BATCH_SIZE'),
     ],
 )
@@ -117,7 +153,19 @@ def test_textbook_unit_is_the_unit():
     unit = network.EMAU(16, 4).eval()
     x = torch.randn(2, 16, 5, 7)
     with torch.no_grad():
-        helpers.assert_close(plain.textbook(unit, x), unit(x)[0], 1e-5)
+        helpers.assert_close(reference.textbook(unit, x), unit(x)[0], 1e-5)
+
+
+@torch.no_grad()
+def test_views_in_numpy_are_those_of_eval():
+    helpers.small_net()
+    torch.manual_seed(0)
+    net = helpers.build().eval()
+    protocol = Protocol(scales=(0.75, 1.0, 1.5), flip=True, crop=(65, 49))
+    image = torch.randint(256, (60, 90, 3)).byte()
+    found = reference.views(net, image.numpy(), protocol.scales, protocol.crop)
+    wanted = scores(net, image.permute(2, 0, 1)[None], protocol).softmax(1)[0].permute(1, 2, 0)
+    helpers.assert_close(torch.from_numpy(found), wanted, 0.02)
 
 
 def test_plain_sample_without_scaling_is_the_sample(tmp_path):
@@ -126,17 +174,17 @@ def test_plain_sample_without_scaling_is_the_sample(tmp_path):
     data = dataset.Dataset('train', train=True)
     for position in range(4):
         image, label = data[position, 0]
-        plain_image, plain_label = plain.sample(data, position, 0)
+        plain_image, plain_label = reference.sample(data, position, 0)
         assert torch.equal(plain_label, label.long())
         helpers.small_net()
         helpers.assert_close(
-            plain_image[:, :, :24], network.build().normalise(image[None])[0, :, :, :24], 1e-5
+            plain_image[:, :, :24], helpers.build().normalise(image[None])[0, :, :, :24], 1e-5
         )
         assert not plain_image[:, :, 24:].any()
 
 
 def test_drawn_pictures_make_a_data_set(tmp_path):
-    plain.draw(str(tmp_path), 60, 48, 'jpg')
+    reference.draw(str(tmp_path), 60, 48, 'jpg')
     helpers.put(DATASET='camvid', DATA_ROOT=str(tmp_path), TRAIN_SPLIT='train')
     data = dataset.Dataset('train', train=True)
     data.check()
@@ -149,34 +197,60 @@ def test_drawn_pictures_make_a_data_set(tmp_path):
 
 def test_table_of_the_heads(monkeypatch, capsys):
     """The paper's Table 1: parameters over the bare trunk."""
-    monkeypatch.setattr(
-        network,
-        'HEADS',
-        {k: network.HEADS[k] for k in ('ema', 'deeplabv3', 'psp', 'psa', 'danet', 'bisenet')},
-    )
+    heads = ('deeplabv3', 'psp', 'psa', 'danet', 'bisenet')
+    monkeypatch.setattr(bench, 'HEADS', {name: bench.HEADS[name] for name in heads})
     helpers.put(N_LAYERS=101, N_CLASSES=21, CROP_SIZE=65, PRETRAINED='')
-    before = settings.in_force()
-    bench.bench_all(bench.start(), 1, {'--size': '', '--markdown': ''})
-    assert settings.in_force() == before
+    helpers.put(HEAD='psa', HEAD_ARGS={'shrink': 1})  # the other heads do not know this
+    before = config.current()
+    bench.bench_all(bench.parser().read(['--all', '--size', '--markdown']))
+    assert config.current() == before
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]
         for line in capsys.readouterr().out.splitlines()
         if line.startswith('|')
     ]
+    assert rows[0] == ['HEAD', 'M parameters', 'M over trunk', 'GMACs', 'GMACs over trunk']
     found = {row[0]: row[1:3] for row in rows[2:]}
-    assert (
-        found['ema'] == ['53.77', '11.15'] and found['deeplabv3 DEEPLABV3_PAPER=True'][1] == '15.54'
-    )
-    assert (
-        found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97'
-        and found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
-    )
+    assert found['ema'] == ['53.77', '11.15']
+    assert found["deeplabv3 HEAD_ARGS={'paper': True}"][1] == '15.54'
+    assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97'
+    assert found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
     assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 12
+
+
+def test_table_with_times(monkeypatch, capsys):
+    """Time and memory of a head, and of the trunk, over which its memory is counted."""
+    monkeypatch.setattr(bench, 'HEADS', {})
+    monkeypatch.setattr(bench, 'FORMS', ())
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *SMALL])
+    config.override(SMALL)
+    bench.bench_all(bench.parser().read(['--all', '--rounds', '1']))
+    lines = [re.split('  +', line) for line in capsys.readouterr().out.splitlines()[-3:]]
+    sizes = ['HEAD', 'M parameters', 'M over trunk', 'GMACs', 'GMACs over trunk']
+    assert lines[0] == [*sizes, 'training s', 'training MiB', 'inference s', 'inference MiB']
+    assert lines[1][0] == 'ema' and all(re.fullmatch(r'[\d.]+|nan', x) for x in lines[1][1:])
+    assert lines[2][:7] == ['the trunk alone', *['-'] * 6]
+    assert all(re.fullmatch(r'[\d.]+|nan', x) for x in lines[2][7:])
 
 
 @torch.no_grad()
 def test_the_trunk_alone():
     """What the memory of a head is held against: the four maps, and nothing of the head."""
-    settings.override(SMALL)
-    maps = bench.network_step(bench.start(), False, 'trunk')()
+    config.override(SMALL)
+    maps = bench.inference_step(measure.one_device(), 'trunk')()
     assert [m.shape[1] for m in maps] == [64, 128, 256, 512] and maps[3].shape[2:] == (9, 9)
+
+
+def test_text_tables():
+    rows = [{'run': 'a|b', 'mIoU': '9.50'}, {'run': '__init__', 'mIoU': '10.25'}]
+    assert table(rows, right=['mIoU']) == [
+        'run        mIoU',
+        'a|b        9.50',
+        '__init__  10.25',
+    ]
+    assert table(rows, markdown=True) == [
+        '| run | mIoU |',
+        '| --- | --- |',
+        r'| a\|b | 9.50 |',
+        r'| \_\_init\_\_ | 10.25 |',
+    ]

@@ -11,12 +11,13 @@ import zipfile
 import pytest
 
 import compare
-import settings
-from settings import UsageError, UserError
+import utils
+from utils import config
+from utils.config import UsageError, UserError
 
 ROOT = os.path.dirname(os.path.abspath(compare.__file__))
 MACHINE = dict(device='NVIDIA H200', devices=2, processes=2, torch='2.15.0', precision='bfloat16')
-SOURCE = {'network.py': 'a = 1\n', 'baselines/psp.py': 'b = 2\n', 'sync_bn/__init__.py': ''}
+SOURCE = {'network.py': 'a = 1\n', 'heads/psp.py': 'b = 2\n', 'sync_bn/__init__.py': ''}
 
 
 def val(step, miou, **classes):
@@ -36,7 +37,7 @@ def make_run(
     os.makedirs(folder)
     with open(folder / 'log.jsonl', 'w') as f:
         f.writelines(json.dumps(entry) + '\n' for entry in log)
-    (folder / 'settings.py').write_text(settings.as_text(settings.in_force() | values))
+    (folder / 'settings.py').write_text(config.as_text(config.current() | values))
     if source is not None:
         with zipfile.ZipFile(folder / 'source.zip', 'w') as z:
             for name, text in source.items():
@@ -88,10 +89,9 @@ def run(*args, **more):
     )
 
 
-def call(monkeypatch, *args):
+def call(*args):
     """Status of main() with these arguments."""
-    monkeypatch.setattr(sys, 'argv', ['compare.py', *map(str, args)])
-    return compare.main()
+    return compare.main(compare.Parser().read([str(arg) for arg in args]))
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -141,7 +141,7 @@ def test_em_columns(tmp_path):
 
 
 def test_starts_without_the_heavy_modules():
-    script = 'import sys, compare; print(sorted({"torch", "numpy", "matplotlib", "cv2", "launch", "dataset", "network", "train"} & set(sys.modules)))'
+    script = 'import sys, compare; print(sorted({"torch", "numpy", "matplotlib", "cv2", "utils.distributed", "utils.curves", "dataset", "network", "train"} & set(sys.modules)))'
     assert subprocess.check_output([sys.executable, '-c', script], cwd=ROOT, text=True) == '[]\n'
 
 
@@ -166,7 +166,7 @@ def test_folders_of_every_kind_and_their_names(tmp_path):
 def test_no_argument_is_the_folder_of_the_script(tmp_path, monkeypatch, capsys):
     make_run(make_project(tmp_path / 'here') / 'logdir' / 'mine')
     monkeypatch.setattr(compare, 'HERE', str(tmp_path / 'here'))
-    assert call(monkeypatch) == 0
+    assert call() == 0
     assert capsys.readouterr().out.splitlines()[1].startswith('mine ')
 
 
@@ -204,6 +204,64 @@ def test_a_setting_that_one_run_lacks_is_a_dash(tmp_path):
     assert 'LOSS' not in rows(tmp_path / 'x')['new']  # nothing is known of the other run
 
 
+OLD = dict(
+    SCALE_MODE='choice', PSP_BINS=(1, 2, 3, 6), OHEM_KEEP=10, TEST_GRID=1, STRIDE_IN_1X1=False
+)
+
+
+@pytest.mark.parametrize(
+    'old, new, columns',
+    [
+        ({}, {}, {}),
+        (dict(PSP_BINS=(1, 2)), dict(HEAD_ARGS={'bins': (1, 2)}), {}),
+        (dict(PSP_BINS=(1, 2)), {}, dict(HEAD_ARGS=["{'bins': (1, 2)}", '{}'])),
+        (dict(SCALE_MODE='range', SCALES=(0.5, 1.0, 2.0)), dict(SCALES=(0.5, 2.0)), {}),
+        (
+            dict(SCALE_MODE='choice', SCALES=(0.5, 2.0)),
+            dict(SCALES=(0.5, 2.0)),
+            dict(SCALES=['(0.5, 0.5, 2.0, 2.0)', '(0.5, 2.0)']),
+        ),
+        (dict(STEM='plain', STRIDE_IN_1X1=True), dict(STEM='caffe'), {}),
+        (dict(STRIDE_IN_1X1=True), {}, dict(STRIDE_IN_1X1=['True', '-'])),
+        (dict(TEST_GRID=4), {}, dict(TEST_GRID=['4', '-'])),
+        (dict(TEST_STAGE_NUM=3), {}, {}),
+        (dict(TEST_STAGE_NUM=5), {}, dict(TEST_STAGE_NUM=['5', '-'])),
+        (
+            dict(HEAD='psa', PSA_MASK=9, PSA_TYPE='collect'),
+            dict(HEAD='psa', HEAD_ARGS={'type': 'collect', 'mask': 9}),
+            {},
+        ),
+        (
+            dict(LOSS='ohem', LABEL_SMOOTHING=0.1),
+            dict(LOSS='ohem', LOSS_ARGS={'smoothing': 0.1, 'keep': 10}),
+            {},
+        ),
+    ],
+)
+def test_runs_of_older_versions_have_todays_names(old, new, columns, tmp_path):
+    """A setting that has no name today is shown under its own, unless it had its default."""
+    first = make_run(tmp_path / 'old', [val(1, 0.9)])
+    kept = {k: v for k, v in config.current().items() if not k.endswith('_ARGS')} | dict(HEAD='psp')
+    (first / 'settings.py').write_text(config.as_text(kept | OLD | old))
+    make_run(tmp_path / 'new', [val(1, 0.8)], **dict(HEAD='psp') | new)
+    out = run(first, tmp_path / 'new')
+    assert (out.returncode, out.stderr) == (0, '')
+    head, *lines = [re.split(' {2,}', line) for line in out.stdout.splitlines()]
+    assert head[: len(columns) + 2] == ['run', *columns, 'code']
+    shown = [list(cells) for cells in zip(*lines)][1 : len(columns) + 1]
+    assert shown == list(columns.values())
+
+
+def test_folders_that_look_like_settings_are_folders(tmp_path, monkeypatch):
+    make_run(tmp_path / 'LR=0.1')
+    make_run(tmp_path / 'run.py')
+    monkeypatch.chdir(tmp_path)
+    flags = compare.Parser().read(['LR=0.1', '--classes', 'run.py'])
+    assert (flags.folders, flags.settings) == (['LR=0.1', 'run.py'], [])
+    found = run('LR=0.1', 'run.py')
+    assert (found.returncode, found.stderr) == (0, '') and 'LR=0.1' in found.stdout
+
+
 def test_best_run_comes_first_and_those_without_score_last(tmp_path):
     for name, log in dict(
         a=[train(5)],
@@ -237,7 +295,7 @@ def test_code_is_compared_with_the_first_run_that_kept_its_own(tmp_path):
     make_run(
         tmp_path / 'x' / 'other',
         [val(1, 0.6)],
-        source={'network.py': 'a = 3\n', 'baselines/psp.py': 'b = 2\n', 'mine.py': ''},
+        source={'network.py': 'a = 3\n', 'heads/psp.py': 'b = 2\n', 'mine.py': ''},
     )
     assert {name: r['code'] for name, r in rows(tmp_path / 'x').items()} == {
         'none': '?',
@@ -262,6 +320,18 @@ def test_code_is_compared_with_the_first_run_that_kept_its_own(tmp_path):
                 checkpoint='m/step_2.pth',
             ),
             '50.00 (step_2.pth, several views, windows, 512 pixels)',
+        ),
+        (
+            dict(mIoU=0.5, views='views: scale 1 of 800 pixels on the short side; whole images'),
+            '50.00 (800 pixels on the short side)',
+        ),
+        (
+            dict(
+                mIoU=0.5,
+                views='views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; '
+                'whole images',
+            ),
+            '50.00 (800 pixels on the short side, at most 1333 on the long one)',
         ),
         (dict(mIoU='x'), '-'),
         (None, '-'),
@@ -406,7 +476,7 @@ def test_plot_has_a_line_and_a_name_per_run(tmp_path, monkeypatch):
     )
     make_run(tmp_path / 'b', [train(20, 3.0)])
     monkeypatch.chdir(tmp_path)
-    compare.plot(read('_a', 'b'), 'x.png')
+    compare.save_curves(read('_a', 'b'), 'x.png')
     loss, miou = kept[0].axes
     assert [list(zip(*line.get_data())) for line in loss.lines] == [
         [(20, 2), (40, 1), (60, 0.5)],
@@ -492,7 +562,7 @@ def test_damaged_lines_are_left_out(tmp_path):
         '50.00 @ 25',
         '5.0',
     ]
-    compare.plot(read(folder), str(tmp_path / 'x.png'))
+    compare.save_curves(read(folder), str(tmp_path / 'x.png'))
 
 
 @pytest.mark.parametrize(
@@ -536,9 +606,9 @@ def test_damaged_files_are_named_and_the_run_shown(file, content, tmp_path):
     assert {k: found['a'].get(k) for k in wanted} == wanted and found['b']['steps'] == '20 / 30000'
 
 
-def test_a_project_whose_settings_are_damaged(tmp_path, capsys, monkeypatch):
+def test_a_project_whose_settings_are_damaged(tmp_path, capsys):
     make_run(make_project(tmp_path / 'p', 'LOG_DIR = \n') / 'logdir' / 'a')
-    assert call(monkeypatch, tmp_path / 'p') == 1
+    assert call(tmp_path / 'p') == 1
     found = capsys.readouterr()
     assert (
         'settings.py cannot be read (invalid syntax (line 1))' in found.err
@@ -547,22 +617,24 @@ def test_a_project_whose_settings_are_damaged(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'place, reason',
+    'file, reason',
     [
-        ('no/such/x.png', 'No such file or directory'),
+        ('no/such/x.png', 'there is no folder {}/no/such'),
         ('folder.png', 'Is a directory'),
-        ('file/x.png', 'Not a directory'),
+        ('file/x.png', 'there is no folder {}/file'),
     ],
 )
-def test_plot_that_cannot_be_written(place, reason, tmp_path, capsys, monkeypatch):
+def test_plot_that_cannot_be_written(file, reason, tmp_path, capsys):
     make_run(tmp_path / 'a')
     (tmp_path / 'folder.png').mkdir()
     (tmp_path / 'file').write_text('')
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(UserError) as e:
-        call(monkeypatch, tmp_path / 'a', '--plot', tmp_path / place)
+        call(tmp_path / 'a', '--plot', tmp_path / file)
     assert (
-        str(e.value).startswith(f'{tmp_path}/{place} cannot be written: {reason}; name a file')
+        str(e.value).startswith(
+            f'{tmp_path}/{file} cannot be written: {reason.format(tmp_path)}; name a file'
+        )
         and e.value.code == 1
     )
     assert len(capsys.readouterr().out.splitlines()) == 2 and sorted(os.listdir(tmp_path)) == before
@@ -578,14 +650,16 @@ def test_a_plot_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(FigureCanvasAgg, 'print_png', fail)
     (tmp_path / 'x.png').write_text('old')
     with pytest.raises(UserError, match='No space left'):
-        compare.plot(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
+        compare.save_curves(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
     assert (tmp_path / 'x.png').read_text() == 'old' and not (tmp_path / 'x.png.part').exists()
 
 
 def test_plot_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    monkeypatch.delitem(sys.modules, 'utils.curves', raising=False)
+    monkeypatch.delattr(utils, 'curves', raising=False)
     with pytest.raises(UserError, match='pip install matplotlib'):
-        compare.plot(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
+        compare.save_curves(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
 
 
 @pytest.mark.parametrize(
@@ -593,17 +667,17 @@ def test_plot_without_matplotlib(tmp_path, monkeypatch):
     [
         (['--clases'], '--clases: there is no such flag; did you mean --classes?'),
         (['--markdwn=1'], 'did you mean --markdown?'),
-        (['--zzzzz'], '--zzzzz: there is no such flag; there are --classes, --em'),
-        (['--plot'], '--plot FILE.png'),
-        (['--plot', '--markdown'], '--plot FILE.png'),
+        (['--zzzzz'], '--zzzzz: there is no such flag; there are --help, --classes, --em'),
+        (['--plot'], '--plot: expected one argument'),
+        (['--plot', '--markdown'], '--plot: expected one argument'),
         (['--plot='], '--plot FILE.png'),
         (['--plot', 'x.pdf'], '--plot FILE.png'),
-        (['--classes=3'], '--classes takes no value'),
+        (['--classes=3'], '--classes: ignored explicit argument'),
     ],
 )
-def test_wrong_usage(args, said, monkeypatch):
+def test_wrong_usage(args, said):
     with pytest.raises(UsageError) as e:
-        call(monkeypatch, *args)
+        call(*args)
     assert said in str(e.value)
 
 

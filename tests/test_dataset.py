@@ -11,15 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import blocks, colour_of, make_camvid, put, write
 from PIL import Image
 
-import augment
 import dataset
-import reading
-import shapes
 from dataset import Batches, Dataset
-from helpers import blocks, colour_of, make_camvid, put, write
-from settings import UsageError, UserError
+from datasets import shapes, transforms
+from datasets.files import UNKNOWN
+from utils.config import UsageError, UserError
 
 
 def take(n, iterable):
@@ -36,11 +35,11 @@ def train_data(**values):
 
 def test_label_table(tmp_path):
     make_camvid(tmp_path)
-    table = train_data().legend.tables['raw']
+    table = train_data().label_map.tables['raw']
     assert (
         table[:11].tolist() == list(range(11))
         and table[11] == table[255] == 255
-        and set(table[12:255]) == set(table[256:]) == {reading.UNKNOWN}
+        and set(table[12:255]) == set(table[256:]) == {UNKNOWN}
     )
 
 
@@ -56,7 +55,7 @@ def test_void_is_the_ignored_label(tmp_path):
     [
         (dict(IGNORE_LABEL=5), 'IGNORE_LABEL = 5 is taken'),
         (dict(IGNORE_LABEL=254), 'IGNORE_LABEL = 254 is taken'),
-        (dict(N_CLASSES=7), 'less than the 11 classes'),
+        (dict(N_CLASSES=7), 'less than the 11 classes of camvid; N_CLASSES=None uses all of them'),
     ],
 )
 def test_settings_that_do_not_go_with_the_table(values, said, tmp_path):
@@ -275,7 +274,14 @@ def test_text_with_the_name_of_a_picture(tmp_path):
             np.arange(40 * 56).reshape(40, 56).astype(np.uint8),
             'label value 12, 13, 14, 15, 16 is not',
         ),
-        (np.zeros((40, 55), np.uint8), 'this label is 55x40, its image .*train/0002.png 56x40'),
+        (
+            np.zeros((40, 55), np.uint8),
+            'this label is 55x40, its image .*train/0002.png 56x40; save the label at the size',
+        ),
+        (
+            np.zeros((56, 40), np.uint8),
+            'this label is 40x56, its image .*train/0002.png 56x40; they must agree .*EXIF',
+        ),
     ],
 )
 def test_label_that_will_not_do(pixels, said, tmp_path):
@@ -295,7 +301,7 @@ def test_workers_started_afresh_name_the_right_table(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_sentence_comes_out_of_the_loader(workers, tmp_path):
-    import launch
+    from utils import config
 
     write(
         make_camvid(tmp_path, NUM_WORKERS=workers) + '/trainannot/0000.png',
@@ -304,7 +310,7 @@ def test_sentence_comes_out_of_the_loader(workers, tmp_path):
     data = train_data()
     with pytest.raises(UserError) as e:
         next(iter(dataset.train_loader(data, Batches(4, 0, 4), False)))
-    words = launch.sentence(e.value)
+    words = config.sentence(e.value)
     assert words.startswith(str(tmp_path)) and 'label value 12' in words and '\n' not in words
 
 
@@ -400,7 +406,7 @@ def test_resized_window(scale, source):
     label = np.random.RandomState(2).randint(0, 256, source).astype(np.uint8)
     size = [int(n * scale) for n in source]
     for top, left, h, w in windows(size, seed=scale.numerator):
-        found = augment.resize_crop(image, scale, top, left, h, w)
+        found = transforms.resize_crop(image, scale, top, left, h, w)
         assert found.shape == (h, w, 3)
         assert (
             np.abs(found - bilinear(image, scale, range(top, top + h), range(left, left + w))).max()
@@ -411,7 +417,7 @@ def test_resized_window(scale, source):
             for a, n in ((top, h), (left, w))
         )
         assert (
-            augment.nearest_crop(label, scale, top, left, h, w) == label[rows][:, columns]
+            transforms.nearest_crop(label, scale, top, left, h, w) == label[rows][:, columns]
         ).all()
 
 
@@ -422,7 +428,7 @@ def test_only_the_source_that_the_crop_needs_is_resized(monkeypatch):
         'resize',
         lambda image, *a, kept=cv2.resize, **k: seen.append(image.shape) or kept(image, *a, **k),
     )
-    augment.resize_crop(np.zeros((500, 800, 3), np.uint8), Fraction(2), 400, 600, 64, 64)
+    transforms.resize_crop(np.zeros((500, 800, 3), np.uint8), Fraction(2), 400, 600, 64, 64)
     assert seen and max(seen[0][:2]) < 40
 
 
@@ -433,9 +439,9 @@ def test_only_the_source_that_the_crop_needs_is_resized(monkeypatch):
     'values',
     [dict(SCALES=(s,)) for s in (0.5, 0.75, 1.0, 1.75)]
     + [
-        dict(SCALES=(0.6, 1.9), SCALE_MODE='range'),
+        dict(SCALES=(0.6, 1.9)),
         dict(SCALES=(1.0,), ROTATE=40.0),
-        dict(SCALES=(0.5, 2.0), SCALE_MODE='range', ROTATE=10.0),
+        dict(SCALES=(0.5, 2.0), ROTATE=10.0),
     ],
     ids=str,
 )
@@ -486,7 +492,7 @@ def test_padding_is_mean_colour_and_void(rotate, tmp_path):
     assert (label[20:] == 255).all() if not rotate else (label == 255).any()
     far = cv2.erode((label == 255).numpy().astype(np.uint8), np.ones((5, 5))) > 0
     assert (
-        far.sum() > 500 and (image[:, far].float().T == torch.tensor([124, 116, 104]).float()).all()
+        far.sum() > 500 and (torch.tensor([124, 116, 104]).float() == image[:, far].float().T).all()
     )
     if not rotate:
         assert (label[:20, :30].numpy() == blocks(20, 30, seed=0)).all() and (
@@ -526,7 +532,7 @@ def test_blur_and_jitter_change_the_image_alone(values, tmp_path):
 
 
 def test_everything_at_once(tmp_path):
-    make_camvid(tmp_path, BLUR=0.5, JITTER=0.5, ROTATE=10.0, SCALE_MODE='range', CROP_SIZE=(33, 49))
+    make_camvid(tmp_path, BLUR=0.5, JITTER=0.5, ROTATE=10.0, SCALES=(0.5, 2.0), CROP_SIZE=(33, 49))
     image, label = train_data()[3, 1]
     assert image.shape == (3, 33, 49) and label.shape == (33, 49)
 
@@ -586,7 +592,7 @@ def test_data_set_keeps_the_settings_it_was_made_with(tmp_path):
         MEAN=(0.0, 0.0, 0.0),
         DATASET='voc',
         DATA_ROOT='nowhere',
-        SCALE_MODE='range',
+        SHORT_SIDE=(20, 30),
     )
     for again in (data, pickle.loads(packed)):
         assert (again[7, 0][0] == before[0]).all() and (again[7, 0][1] == before[1]).all()

@@ -7,17 +7,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import make_camvid
 from PIL import Image
+from standins import palette, stand_in
 
 import dataset
 import eval as evaluation
 import metric
-import pictures
-import reading
-import settings
-from helpers import make_camvid
-from settings import UserError
-from standins import palette, stand_in
+from datasets import predictions
+from datasets.files import read_classes
+from utils import config, visualize
+from utils.config import UserError
 
 pytest.register_assert_rewrite('scripts', 'answers')
 from answers import alike, answers, inside, loaded, random_net, told  # noqa: E402, F401
@@ -98,13 +98,13 @@ def test_worst_and_best_are_ordered_by_the_image_iou(tmp_path, monkeypatch):
     )  # of forty rows
     labels = [torch.from_numpy(np.array(data.read(i)[1])) for i in range(12)]
     labels[4][:] = 255
-    saver, total = evaluation.Saver(str(tmp_path / 'out'), data), 0
+    saver, total = predictions.Saver(str(tmp_path / 'out'), data, evaluation.image_iou), 0
     for i in reversed(range(12)):
         pred = torch.where(labels[i] == 255, 0, labels[i])
         pred[: 3 * wrong[i]] = (pred[: 3 * wrong[i]] + 1) % 11
         saver(i, torch.zeros(3, 40, 56, dtype=torch.uint8), labels[i], pred.byte())
         total = total + metric.confusion(pred, labels[i], 11)
-    iou = {i: value for value, i in saver.image_iou}
+    iou = {i: value for value, i in saver.scores}
     assert set(iou) == set(range(12)) - {4} and iou[3] == 1
     assert (
         iou[7]
@@ -116,11 +116,11 @@ def test_worst_and_best_are_ordered_by_the_image_iou(tmp_path, monkeypatch):
     )
     sheets = []
     monkeypatch.setattr(
-        pictures,
+        visualize,
         'sheet',
         lambda tiles, columns: sheets.append((tiles, columns)) or np.zeros((4, 4, 3), np.uint8),
     )
-    saver.charts(metric.scores(total) | {'confusion': total}, saver.image_iou)
+    saver.charts(metric.scores(total) | {'confusion': total}, saver.scores)
     (worst, columns), (best, _) = sheets
     order = sorted(iou, key=iou.get)
     assert columns == 4 and len(set(iou.values())) == 11
@@ -137,7 +137,7 @@ def test_worst_and_best_are_ordered_by_the_image_iou(tmp_path, monkeypatch):
     assert (image == data.read(order[0])[0]).all() and (
         label == data.classes.colours[data.read(order[0])[1]]
     ).all()
-    assert ((errors == pictures.RIGHT).all(2) == (label == pred).all(2)).all() and not (
+    assert ((errors == visualize.RIGHT).all(2) == (label == pred).all(2)).all() and not (
         label == pred
     ).all()
     assert all(
@@ -173,7 +173,7 @@ def test_files_for_the_server(tmp_path, name, folder, low, high):
         shutil.rmtree(tmp_path / 'cityscapes' / 'gtFine')  # labels are not looked at
     room, args = Room(tmp_path, tmp_path), (f'DATASET={name}', 'STRIDE=8')
     random_net(room, *args)
-    out = room.ok('eval.py', *args, 'TEST_MODE=test', f'SAVE_DIR={tmp_path}/out')
+    out = room.ok('eval.py', *args, 'VAL_SPLIT=test', f'SAVE_DIR={tmp_path}/out')
     assert f'3 files for the server in {os.path.join(tmp_path / "out", folder)}' in out
     net, data = loaded(room, *args), dataset.Dataset('test', train=False)
     stems = [os.path.splitext(os.path.basename(image))[0] for image, _ in data.pairs]
@@ -198,29 +198,25 @@ def test_files_for_the_server(tmp_path, name, folder, low, high):
 
 
 def test_classes_without_a_value_have_no_server_files(tmp_path):
-    stand_in('folder', tmp_path, 1, splits=('test', 'val'))
-    (tmp_path / 'classes.txt').write_text('* 10 20 30 ground\n1 200 0 0 hut\n')
-    reading.read_classes.cache_clear()
-    data = dataset.Dataset('test', train=False)
-    with pytest.raises(
-        UserError, match=r'classes.txt: not every class has a value.*TEST_MODE=testval'
-    ):
-        evaluation.server_files(str(tmp_path / 'out'), data)
-
-
-def test_pictures_without_scores(again, own_data):
-    """TEST_MODE=testval looks at no label: these cannot be read."""
-    for label in (own_data / 'camvid' / 'valannot').iterdir():
-        label.write_text('no picture')
-    out = again.ok(
-        'eval.py', f'DATA_ROOT={own_data}', 'TEST_MODE=testval', f'SAVE_DIR={again.folder}/out'
+    """The pictures of a split without labels are in train ids then."""
+    stand_in('folder', tmp_path, 2, splits=('test', 'val'))
+    (tmp_path / 'classes.txt').write_text('* 10 20 30 ground\n1 200 0 0 hut\n2 9 9 9 tree\n')
+    read_classes.cache_clear()
+    shutil.rmtree(tmp_path / 'labels' / 'test', ignore_errors=True)
+    shutil.rmtree(tmp_path / 'testannot', ignore_errors=True)
+    room, args = Room(tmp_path, tmp_path), ('DATASET=folder', 'VAL_SPLIT=test')
+    random_net(room, *args)
+    out = room.ok('eval.py', *args, f'SAVE_DIR={tmp_path}/out')
+    assert 'mIoU' not in out and out.endswith(
+        f'pictures in {tmp_path}/out: index/ colour/ overlay/\n'
     )
-    assert 'mIoU' not in out and 'index/ colour/ overlay/' in out and 'worst.png' not in out
-    assert (
-        sorted(os.listdir(again.folder / 'out')) == ['colour', 'index', 'overlay']
-        and sorted(os.listdir(again.folder / 'out' / 'index')) == NAMES
-    )
-    assert not again.logs.exists()
+    assert sorted(os.listdir(tmp_path / 'out')) == ['colour', 'index', 'overlay']
+    net, data = loaded(room, *args), dataset.Dataset('test', train=False)
+    assert not data.labelled
+    for i, pred in enumerate(answers(net, [data.read(i)[0] for i in range(2)])):
+        name = os.path.basename(os.path.splitext(data.pairs[i][0])[0])
+        assert (read(tmp_path / 'out' / 'index' / f'{name}.png') == pred).mean() > 0.999
+    assert not room.logs.exists()
 
 
 # -------------------------------------------------------------------------------------------------------- --rescore
@@ -258,16 +254,18 @@ def test_values_of_label_files_are_rescored(tmp_path, name):
         wanted = wanted + metric.confusion(
             torch.from_numpy(pred), torch.from_numpy(label), len(data.names)
         )
-    task = evaluation.Rescore(str(tmp_path / 'theirs'), data, True)
-    assert torch.equal(sum(task(i) for i in range(3)), wanted)
+    task = predictions.Predictions(str(tmp_path / 'theirs'), data, True)
+    n = len(data.names)
+    assert torch.equal(sum(metric.confusion(*task.read(i), n) for i in range(3)), wanted)
     room = Room(tmp_path, tmp_path)
     room.ok('eval.py', f'DATASET={name}', '--raw', f'--rescore={tmp_path}/theirs')
     assert scores(room, 'rescore.json') == {k: metric.scores(wanted)[k] for k in KEYS}
     if name == 'cityscapes':
         with pytest.raises(
-            UserError, match=r'the value \d+ is no class of cityscapes as a train id.*say --raw'
+            UserError, match=r'the value \d+ is no class of cityscapes; if these are .*say --raw'
         ):
-            [evaluation.Rescore(str(tmp_path / 'theirs'), data, False)(i) for i in range(3)]
+            task = predictions.Predictions(str(tmp_path / 'theirs'), data, False)
+            [task.read(i) for i in range(3)]
 
 
 def test_two_sets_of_predictions_in_one_folder(kept, again):
@@ -282,7 +280,7 @@ def test_two_sets_of_predictions_in_one_folder(kept, again):
         'both may be the prediction of 00',
     )
     shutil.copytree(kept.out / 'index', again.folder / 'sets', dirs_exist_ok=True)
-    again.ok('eval.py', '--rescore', again.folder / 'sets', 'TEST_MODE=testval')
+    again.ok('eval.py', '--rescore', again.folder / 'sets')
     assert scores(again, 'rescore.json') == scores(kept)
 
 
@@ -327,10 +325,10 @@ BAD_PREDICTIONS = [
 def test_predictions_that_cannot_be_scored(kept, tmp_path, how, words, raw):
     folder = shutil.copytree(kept.out / 'index', tmp_path / 'theirs')
     spoilt(folder, how)
-    settings.override(kept.args())
+    config.override(kept.args())
     with pytest.raises(UserError, match=f'{folder}/03.png: .*{words}'):
-        task = evaluation.Rescore(str(folder), dataset.Dataset('val', train=False), raw)
-        [task(i) for i in range(5)]
+        task = predictions.Predictions(str(folder), dataset.Dataset('val', train=False), raw)
+        [task.read(i) for i in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -394,24 +392,17 @@ def test_windows_larger_than_the_images(kept, again):
 @pytest.mark.parametrize(
     'args, words',
     [
-        ('TEST_MODE=test', ['TEST_MODE=test', 'SAVE_DIR=FOLDER']),
-        ('TEST_MODE=testval', ['TEST_MODE=testval', 'SAVE_DIR=FOLDER']),
-        ('TEST_MODE=tset', ["TEST_MODE = 'tset'", "'val', 'test', 'testval'"]),
-        (
-            'TEST_MODE=test SAVE_DIR={0}/out DATASET=shapes',
-            ["shapes has no split 'test'", 'train, val'],
-        ),
-        ('--raw', ['--raw goes with --rescore DIR']),
-        ('--rescore', ['--rescore takes a value', '--rescore DIR']),
-        ('--rescore --raw', ['--rescore takes a value']),
-        ('--rescore=', ['--rescore takes a value']),
-        ('--raw=1 --rescore {0}', ['--raw takes no value']),
+        ('VAL_SPLIT=tset', ["camvid has no split 'tset'"]),
+        ('--raw', ['--raw needs --rescore DIR']),
+        ('--rescore', ['--rescore', 'expected one argument']),
+        ('--rescore --raw', ['--rescore', 'expected one argument']),
+        ('--raw=1 --rescore {0}', ['--raw', "'1'"]),
         ('--rescor {0}', ['--rescor: there is no such flag', 'did you mean --rescore?']),
-        ('TEST_SCALES=0,1', ['TEST_SCALES = (0.0, 1.0) is out of range', '0.02']),
-        ('TEST_SCALES=0', ['out of range', '0.02 to 100']),
-        ('TEST_CROP=15', ['TEST_CROP = 15 is smaller than STRIDE = 16', 'larger']),
+        ('TEST_SCALES=0,1', ['TEST_SCALES = 0.0 is out of range', 'above 0']),
+        ('TEST_SCALES=0', ['out of range', 'above 0']),
+        ('TEST_MODE=test', ['setting TEST_MODE was removed']),
+        ('TEST_CROP=15', ['TEST_CROP = 15 is smaller than STRIDE = 16', 'raise']),
         ('TEST_CROP=(65,9)', ['TEST_CROP = (65, 9) is smaller than STRIDE = 16']),
-        ('TEST_STRIDE_RATE=0', ['TEST_STRIDE_RATE = 0.0 is out of range']),
     ],
 )
 def test_usage(again, inside, args, words):
@@ -435,20 +426,18 @@ def test_scales_that_leave_nothing(again):
     )
 
 
-def test_rescoring_a_split_without_labels(again, inside):
-    """... as the one of TEST_MODE=test."""
+def test_a_split_without_labels(again, inside):
+    """It cannot be scored, and its predictions need a place."""
     stand_in('voc', again.folder, 2, splits=('test',))
     for i in range(2):
         palette(str(again.folder / 'theirs' / f'2008_{i:06d}.png'), np.zeros((40, 56)))
-    args = 'DATASET=voc', f'DATA_ROOT={again.folder}', '--rescore', again.folder / 'theirs'
-    told(
-        inside('eval.py', *again.args(*args, 'VAL_SPLIT=test')),
-        1,
-        "'test' of voc has no labels to score",
-    )
-    told(
-        inside('eval.py', *again.args(*args, 'TEST_MODE=test', f'SAVE_DIR={again.folder}/out')),
-        1,
-        "'test'",
-        'label',
-    )
+    random_net(again, 'DATASET=voc', run='voc')
+    args = 'DATASET=voc', f'DATA_ROOT={again.folder}', 'VAL_SPLIT=test', 'NAME=voc'
+    words = "the split 'test' of voc has no labels to score"
+    theirs = again.folder / 'theirs'
+    told(inside('eval.py', *again.args(*args, '--rescore', theirs)), 1, words, 'VAL_SPLIT')
+    told(inside('eval.py', *again.args(*args)), 2, words, 'SAVE_DIR=FOLDER')
+
+
+def test_no_folder_to_rescore(again, inside):
+    told(inside('eval.py', *again.args('--rescore=')), 1, '--rescore=: there is no such folder')

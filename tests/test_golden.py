@@ -6,24 +6,27 @@ import os
 import shutil
 import socket
 
+import helpers
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import recipe
+from helpers import assert_close, build, gold, put
 from torch import nn
 
 import checkpoint
 import dataset
-import inference
-import families
-import helpers
+import eval as evaluation
+import loss
 import metric
 import network
+import settings
 import train
-from baselines import danet, psa
-from golden import recipe
-from helpers import assert_close, gold, put
+from heads import danet, make_head, psa
+from heads.frame import upsample
 from sync_bn import BatchNorm2d
+from utils import conversion
 
 SYNC = ['syncbn_m0.1', 'syncbn_m3e-4']
 UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
@@ -43,11 +46,10 @@ SEMSEG = dict(
 D2_EMANET = dict(FIRST_BLOCK='layer4', CHANNELS='bgr', EM_GRAD=True, LOSS_AVG='valid')
 D2_DANET = dict(
     HEAD='danet',
-    DANET_D2=True,
-    STEM='plain',
+    HEAD_ARGS={'d2': True},
+    STEM='caffe',
     FIRST_BLOCK='all',
     MULTI_GRID=(1, 1, 1),
-    STRIDE_IN_1X1=True,
     CHANNELS='bgr',
     STD=(1 / 255,) * 3,
     UPSAMPLE='crop',
@@ -60,9 +62,10 @@ NETWORKS = {
     'emanet_r101_s8_65x65': dict(),
     'emanet_d2_r50_s8_65x65': D2_EMANET,
     'pspnet_r50_97x97': SEMSEG | dict(HEAD='psp'),
-    'psanet_r50_t0_97x97': SEMSEG | dict(HEAD='psa', PSA_TYPE='collect', CROP_SIZE=97),
+    'psanet_r50_t0_97x97': SEMSEG | dict(HEAD='psa', HEAD_ARGS={'type': 'collect'}, CROP_SIZE=97),
     'psanet_r50_t2_97x97': SEMSEG | dict(HEAD='psa', CROP_SIZE=97),
-    'psanet_r50_t2_compact_97x97': SEMSEG | dict(HEAD='psa', PSA_COMPACT=True, CROP_SIZE=97),
+    'psanet_r50_t2_compact_97x97': SEMSEG
+    | dict(HEAD='psa', HEAD_ARGS={'compact': True}, CROP_SIZE=97),
     'danet_r50_mg4816_65x65': dict(
         HEAD='danet', STEM='plain', FIRST_BLOCK='layer4', HEAD_CHANNELS=512
     ),
@@ -96,7 +99,7 @@ def test_network(name, tmp_path):
     meta, want = gold(name)
     args = meta['args']
     put(**NETWORKS[name])
-    net = network.build(n_layers=args['layers'], n_classes=args['classes']).eval()
+    net = build(args['classes'], N_LAYERS=args['layers']).eval()
     load(net, meta, tmp_path)
     image = recipe.image(args['input']['h'], args['input']['w'], args['input']['seed'])
     rel, seen = meta['tolerance']['rel_to_max'], want['argmax'].shape[1:]
@@ -162,7 +165,7 @@ def test_dilated_resnet18_of_gluoncv(first):
         FIRST_BLOCK=first,
         AUX_WEIGHT=0.4,
     )
-    net = network.build(n_classes=meta['args']['classes']).eval()
+    net = build(meta['args']['classes']).eval()
     weights = {}
     for key, shape in meta['keys'].items():
         made_from = key.replace('gamma', 'weight').replace('beta', 'bias')
@@ -185,7 +188,7 @@ def test_dilated_resnet18_of_gluoncv(first):
 
 def test_state_dict_has_the_official_keys():
     meta, _ = gold('emanet_r50_s8_97x97')
-    net = network.build(n_layers=50, n_classes=21)
+    net = build(21, N_LAYERS=50)
     assert {k: list(v.shape) for k, v in net.state_dict().items()} == meta['keys']
 
 
@@ -297,7 +300,7 @@ def test_head_of_the_detectron2_danet(tmp_path):
     meta, want = gold('danet_d2_head_small')
     args, rel = meta['args'], meta['tolerance']['rel_to_max']
     put(**D2_DANET)
-    head = network.make_head('danet', [args['in_channels']], args['classes'])
+    head = make_head(settings, [args['in_channels']], args['classes'], nn.BatchNorm2d)
     load(nn.ModuleDict({'head': head}), meta, tmp_path)
     x = recipe.noise(args['input']['shape'], args['input']['seed']).requires_grad_()
     assert_close(head.position[0](x), want['pam_in'], rel, 'into the position attention')
@@ -305,12 +308,12 @@ def test_head_of_the_detectron2_danet(tmp_path):
     out = head(None, None, None, x)['out']
     assert_close(out, want['lowres'], rel, 'before upsampling')
     label = recipe.labels(*(args['label'][k] for k in ('n', 'h', 'w', 'classes', 'seed')))
-    logits = network.upsample(out, label.shape[1:], 'crop', args['common_stride'])
+    logits = upsample(out, label.shape[1:], 'crop', args['common_stride'])
     assert_close(logits[:, :, ::3, ::3], want['logits'], rel, 'logits')
-    total, count = network.criterion()(logits, label)
-    loss = total.sum() / count.sum()
-    loss.backward()
-    assert_close(loss, want['loss'], rel, 'loss')
+    total, count = loss.criterion(args['classes'])(logits, label)
+    mean = total.sum() / count.sum()
+    mean.backward()
+    assert_close(mean, want['loss'], rel, 'loss')
     assert_close(x.grad[:, ::4], want['grad_input'], rel, 'gradient of the input')
 
 
@@ -324,7 +327,7 @@ def first_step():
     steps, (n, h, w) = meta['args']['two_steps'], (2, 97, 97)
     with helpers.settings_kept():
         put(DROPOUT=0.0, BN_MOM=steps['bn_mom'])
-        net = network.build(n_layers=50, n_classes=21)
+        net = build(21, N_LAYERS=50)
         net.load_state_dict(recipe.weights(meta['keys']))
         image, label = (
             recipe.batch(n, h, w, steps['input_seeds'][0]),
@@ -372,7 +375,7 @@ def test_loss_in_float32(first_step):
 class TwoBatches:
     """What train.main() asks of a data set; its loader is the reference's two batches, of which a process gets its share."""
 
-    split, root, usual, labelled = 'trainaug', 'the reference', None, True
+    split, root, expected, labelled, names = 'trainaug', 'the reference', None, True, ['class'] * 21
 
     def __init__(self, split, train):
         pass
@@ -497,7 +500,7 @@ def test_step_of_others(name, values, tmp_path):
     meta, want = gold(name)
     args, rel = meta['args'], meta['tolerance']['rel_to_max']
     put(DROPOUT=0.0, **values)
-    net = network.build(n_layers=args['layers'], n_classes=args['classes'])
+    net = build(args['classes'], N_LAYERS=args['layers'])
     load(net, meta, tmp_path)
     net.double().train()
     n, h, w = (args['input'][k] for k in ('n', 'h', 'w'))
@@ -527,7 +530,7 @@ def test_step_of_others(name, values, tmp_path):
             rel,
             'running statistics',
         )
-    _, renamed = families.rename({k.removeprefix('module.'): k for k in meta['keys']}, name)
+    _, renamed = conversion.rename({k.removeprefix('module.'): k for k in meta['keys']}, name)
     theirs, params = {k: ours for ours, k in renamed.items()}, dict(net.named_parameters())
     for key, norm in zip(meta['grad_names'], want['grad_norm'], strict=True):
         assert params.pop(theirs[key]).grad.norm().item() == pytest.approx(
@@ -538,7 +541,7 @@ def test_step_of_others(name, values, tmp_path):
 
 def test_param_groups():
     meta, want = gold('param_groups_r50')
-    groups = train.param_groups(network.build(n_layers=50, n_classes=21))
+    groups = train.param_groups(build(21, N_LAYERS=50))
     assert [g['names'] for g in groups] == [meta['members'][k] for k in ('1x', '1y', '2x')]
     assert [len(g['params']) for g in groups] == want['count'].tolist()
     lr = train.learning_rate(1)
@@ -637,7 +640,7 @@ def fetched():
     meta, want = gold('dataset_official')
     helpers.small_net()
     image = recipe.image_u8(59, 83, meta['args']['image']['seed'])
-    image = network.build().normalise(dataset.as_tensor(image)[None])
+    image = build().normalise(dataset.as_tensor(image)[None])
     return (
         image,
         recipe.labels(1, 59, 83, 21, meta['args']['label']['seed'])[0].numpy().astype(np.uint8),
@@ -660,13 +663,8 @@ def test_fetch(fetched):
 def test_padding_of_the_evaluation(fetched, stride):
     image, _, meta, want = fetched
     seen = []
-    inference.look(
-        lambda x, coarse: seen.append(x) or x,
-        image,
-        None,
-        (False,),
-        lambda x: x,
-        inference.Protocol(stride=stride),
+    evaluation.whole(
+        lambda x: seen.append(x) or x, image, evaluation.Protocol(stride=stride), [False], 1
     )
     (padded,) = seen
     assert padded.shape[2:] == want[f'pad_inf_{stride}_label'].shape

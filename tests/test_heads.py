@@ -7,14 +7,13 @@ import signal
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import HEAD_NAMES, build, put, settings_kept, strides
 
 import checkpoint
-import inference
-import launch
-import network
+import eval as evaluation
 import settings
 import train
-from helpers import put, settings_kept
+from utils import config, distributed
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes', 'shapes.py')
 SMALL = [
@@ -44,15 +43,15 @@ def signals_restored():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('head', network.HEADS)
+@pytest.mark.parametrize('head', HEAD_NAMES)
 def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_restored):
-    strides = network.trait(network.HEADS[head], 'strides')
-    settings.override(
+    allowed = strides(head)
+    config.override(
         [
             RECIPE,
             *SMALL,
             f'HEAD={head}',
-            f'STRIDE={16 if 16 in strides else strides[0]}',
+            f'STRIDE={16 if 16 in allowed else allowed[0]}',
             f'DATA_ROOT={drawn_shapes}',
             f'MODEL_DIR={tmp_path}/models',
             f'LOG_DIR={tmp_path}/logdir',
@@ -66,13 +65,13 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
         losses = {line['step']: line['loss'] for line in map(json.loads, f)}
     assert list(losses) == [5, 10, 15, 20, 22] and losses[20] < 0.85 * losses[5]
 
-    net = network.build().eval()
+    net = build().eval()
     report = checkpoint.load_weights(net, str(tmp_path / 'models' / settings.NAME / 'final.pth'))
     assert report.step == 22 and not report.missing and not report.unexpected
     image, label = torch.randint(256, (2, 3, 71, 54)).byte(), torch.randint(8, (2, 71, 54)).byte()
     with torch.no_grad():
-        (pred,) = inference.predict(net, image, inference.protocol())
-        assert pred.shape == (2, 71, 54) and pred.max() < net.n_classes
+        (pred,) = evaluation.predict(net, image, evaluation.protocol())
+        assert pred.shape == (2, 71, 54) and pred.max() < 8
         wanted = net(image, label)[0]
         with torch.autocast('cpu', torch.bfloat16):
             found = net(image, label)[0]
@@ -93,21 +92,21 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
 
 def gradients(rank, world):
     """{head: gradients of a step on four images in float64}, rank's share of them if there are several processes."""
-    found, place = {}, launch.Place([torch.device('cpu')], rank, world)
-    for head in network.HEADS:
-        strides = network.trait(network.HEADS[head], 'strides')
+    found, processes = {}, distributed.World([torch.device('cpu')], rank, world)
+    for head in HEAD_NAMES:
+        allowed = strides(head)
         with settings_kept():
-            settings.override(
+            config.override(
                 [
                     RECIPE,
                     *SMALL,
                     f'HEAD={head}',
-                    f'STRIDE={16 if 16 in strides else strides[0]}',
+                    f'STRIDE={16 if 16 in allowed else allowed[0]}',
                     'CROP_SIZE=33',
                 ]
             )
             torch.manual_seed(0)
-            net = network.build().double().train()
+            net = build().double().train()
             for m in net.modules():
                 m.p = 0.0  # of the dropouts that are fixed
             image, label = (
@@ -115,9 +114,9 @@ def gradients(rank, world):
                 torch.randint(8, (4, 33, 33)),
             )
             share = slice(rank * 4 // world, (rank + 1) * 4 // world)
-            model = train.wrap(net, place)
+            model = distributed.wrap(net, processes)
             loss_sum, count, _ = model(image[share], label[share])
-            (loss_sum.sum() * world / place.sum(count.sum())).backward()
+            (loss_sum.sum() * world / processes.all_reduce(count.sum())).backward()
             found[head] = [p.grad for p in net.parameters() if p.grad is not None]
     return found
 
@@ -134,7 +133,7 @@ def process(rank, folder):
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     torch.multiprocessing.spawn(process, (str(tmp_path),), 2)
     found, wanted = torch.load(tmp_path / 'found.pt'), gradients(0, 1)
-    for head in network.HEADS:
+    for head in HEAD_NAMES:
         assert len(found[head]) == len(wanted[head])
         scale = max(g.abs().max() for g in wanted[head])
         assert all((a - b).abs().max() < 1e-8 * scale for a, b in zip(found[head], wanted[head])), (

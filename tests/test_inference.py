@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import recipe
+from helpers import assert_close, build, gold, make_camvid, put, small_net
 from PIL import Image
 
 import dataset
 import eval as evaluation
-import inference
-import launch
 import metric
 import network
-import settings
-from golden import recipe
-from helpers import assert_close, gold, make_camvid, put, small_net
-from inference import Protocol
-from settings import UserError
+from eval import Protocol
+from heads import frame
+from utils import config, distributed
+from utils.config import UserError
 
 ALL = Protocol(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 
@@ -37,7 +36,7 @@ class Tiny(torch.nn.Module):
     def normalise(self, image):
         return (image.float() - self.mean) / self.std
 
-    def forward(self, image, coarse):
+    def forward(self, image):
         return self.net(image)
 
 
@@ -54,12 +53,11 @@ def test_semseg(name, step, budget):
         tuple(a['scales']),
         a['flip'],
         (a['crop_h'], a['crop_w']),
-        2 / 3,
         a['base_size'],
         stride=a['stride'],
         budget=budget,
     )
-    found = inference.scores(Tiny(a), image, p)[0].softmax(0).permute(1, 2, 0).numpy()
+    found = evaluation.scores(Tiny(a), image, p)[0].softmax(0).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(
         found[::step, ::step],
         want['prob'].astype(np.float32),
@@ -68,7 +66,7 @@ def test_semseg(name, step, budget):
     )
     assert (found.argmax(2) == want['argmax']).mean() >= meta['tolerance']['argmax_agreement']
     sizes = [
-        list(inference.scaled_size(*image.shape[2:], scale, a['base_size']))
+        list(evaluation.scaled_size(*image.shape[2:], scale, a['base_size']))
         for scale in a['scales']
     ]
     assert sizes == a['scaled_sizes_hw']
@@ -79,13 +77,8 @@ def test_semseg_single_window():
     meta, want = gold('ms_test_150x211')
     image = torch.from_numpy(np.array(recipe.image_u8(150, 211, 800))).permute(2, 0, 1)[None]
     net = Tiny(meta['args'])
-    found = inference.look(
-        net,
-        net.normalise(image[:, :, :97, :97]),
-        None,
-        (False, True),
-        lambda x: x.softmax(1),
-        Protocol(crop=(97, 97), stride=1),
+    found = evaluation.sliding(
+        net, net.normalise(image[:, :, :97, :97]), Protocol(crop=(97, 97)), [False, True], 4
     )
     np.testing.assert_allclose(
         found[0, :, ::4, ::4].permute(1, 2, 0), want['one_crop'], rtol=0, atol=1e-5
@@ -106,8 +99,9 @@ def test_encoding():
     padded = lambda x, height, width: (
         F.pad(x - black, (0, max(width - x.shape[3], 0), 0, max(height - x.shape[2], 0))) + black
     )
+    whole = slice(None), slice(None)
     twice = lambda x: (
-        2 * inference.look(net, x, None, (False, True), lambda x: x, Protocol(stride=1))
+        sum(logits for _, logits in evaluation.forward(net, x, [whole], [False, True], 2))
     ).exp()
     for scale in a['scales']:
         long = math.ceil(a['base_size'] * scale)
@@ -169,20 +163,12 @@ def test_semseg_scores():
 
 
 @pytest.mark.parametrize(
-    'n, crop, rate',
-    [
-        (97, 97, 2 / 3),
-        (98, 97, 2 / 3),
-        (300, 97, 2 / 3),
-        (1024, 713, 2 / 3),
-        (400, 97, 1.0),
-        (350, 96, 0.5),
-    ],
+    'n, crop', [(97, 97), (98, 97), (300, 97), (1024, 713), (400, 97), (350, 96)]
 )
-def test_windows_cover(n, crop, rate):
-    starts = inference.windows(n, crop, rate)
+def test_windows_cover(n, crop):
+    starts = evaluation.window_starts(n, crop)
     assert starts[0] == 0 and starts[-1] == n - crop and starts == sorted({*starts})
-    assert all(b - a <= math.ceil(crop * rate) for a, b in zip(starts, starts[1:]))
+    assert all(b - a <= math.ceil(crop * 2 / 3) for a, b in zip(starts, starts[1:]))
 
 
 @pytest.mark.parametrize(
@@ -197,15 +183,15 @@ def test_whole_images_lie_as_training_crops_do(form, width):
         def normalise(self, image):
             return image.float()
 
-        def forward(self, image, coarse):
+        def forward(self, image):
             h, w = image.shape[2:]
             at = (
                 torch.arange(-(-w // 8)) * 8.0
             )  # pixel under the middle of each logit: 8 i with aligned corners
             at = at if form == 'corners' else at + 3.5
-            return network.upsample(at.expand(1, 1, -(-h // 8), len(at)), (h, w), form, 8)
+            return frame.upsample(at.expand(1, 1, -(-h // 8), len(at)), (h, w), form, 8)
 
-    found = inference.scores(
+    found = evaluation.scores(
         Ramp(), torch.zeros(1, 3, 64, width, dtype=torch.uint8), Protocol(form=form, stride=8)
     )
     inside = slice(4, 8 * (width // 8) - 4)  # beyond the first and last logit they are constant
@@ -227,7 +213,7 @@ def test_whole_images_lie_as_training_crops_do(form, width):
 )
 def test_sizes_by_the_short_side(size, short, long, scale, wanted):
     """As detectron2's ResizeShortestEdge has them."""
-    assert inference.scaled_size(*size, scale, None, short, long) == wanted
+    assert evaluation.scaled_size(*size, scale, None, short, long) == wanted
 
 
 @pytest.mark.parametrize('short', [24, 60])
@@ -235,38 +221,21 @@ def test_sizes_by_the_short_side(size, short, long, scale, wanted):
 def test_the_short_side_resizes_as_pillow_does(short):
     """The image as Pillow makes it smaller or larger; logits of the network, back to the image with half-pixel centres."""
     small_net()
-    net = network.build().eval()
+    net = build().eval()
     image = torch.from_numpy(np.array(recipe.image_u8(48, 72, 5))).permute(2, 0, 1)[None]
     p = Protocol(short=short, long=200)
-    h, w = inference.scaled_size(48, 72, 1, None, short, 200)
+    h, w = evaluation.scaled_size(48, 72, 1, None, short, 200)
     resized = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize(
         (w, h), Image.Resampling.BILINEAR
     )
     view = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
     padded = F.pad(net.normalise(view), (0, (1 - w) % 8, 0, (1 - h) % 8))
     wanted = F.interpolate(net(padded)[..., :h, :w], (48, 72), mode='bilinear', align_corners=False)
-    found = inference.scores(net, image, p)
+    found = evaluation.scores(net, image, p)
     assert_close(found, wanted, 0.03, 'logits')  # Pillow rounds to whole values
     aliased = F.interpolate(image.float(), (h, w), mode='bilinear', align_corners=False)
-    smooth = inference.resize(image.float(), (h, w), antialias=True)
+    smooth = evaluation.resize(image.float(), (h, w), antialias=True)
     assert (smooth - view).abs().max() < 1.01 and ((aliased - view).abs().max() > 5) == (short < 48)
-
-
-@pytest.mark.parametrize('form', ['corners', 'centres', 'crop'])
-@torch.no_grad()
-def test_positions_are_those_of_the_network(form):
-    """At every pixel, cells interpolated from coarse logits are the logits that the network enlarges."""
-    small_net(UPSAMPLE=form)
-    h, w = (64, 48) if form == 'centres' else (65, 49)  # sizes that are not padded
-    net, image = network.build().eval(), torch.randn(2, 3, h, w)
-    p = inference.protocol()
-    pixels = tuple(torch.arange(n, dtype=torch.float64) for n in (h, w))
-    for mirrors in ((False,), (True,)):
-        found = [inference.look(net, image, at, mirrors, lambda x: x, p) for at in (None, pixels)]
-        assert_close(found[0], found[1], 1e-5, 'cells')
-        assert_close(
-            found[0], net(image.flip(3)).flip(3) if mirrors[0] else net(image), 1e-5, 'whole'
-        )
 
 
 @pytest.mark.parametrize('crop', [None, (33, 49)])
@@ -275,32 +244,16 @@ def test_mirror_images_mirror(crop):
     """With mirror images, a mirrored picture gives mirrored scores."""
     small_net(FLIP=0)
     net, image = (
-        network.build().eval(),
+        build().eval(),
         torch.randint(256, (1, 3, 65, 82 if crop else 97)).byte(),
     )  # windows at 0 and 33 lie evenly
-    p = inference.protocol()._replace(flip=True, crop=crop)
+    p = evaluation.protocol()._replace(flip=True, crop=crop)
     assert_close(
-        inference.scores(net, image.flip(3), p).flip(3),
-        inference.scores(net, image, p),
+        evaluation.scores(net, image.flip(3), p).flip(3),
+        evaluation.scores(net, image, p),
         1e-5,
         'scores',
     )
-
-
-@torch.no_grad()
-def test_a_fine_grid_is_near():
-    """Smooth scores survive summing at every second pixel; the labels of a network that is sure stay the same nearly everywhere."""
-    small_net()
-    net, image = (
-        network.build().eval(),
-        F.interpolate(torch.randn(1, 3, 9, 9), (96, 120), mode='bicubic')
-        .mul(60)
-        .add(128)
-        .clamp(0, 255)
-        .byte(),
-    )
-    exact, coarse = (inference.predict(net, image, ALL._replace(grid=grid))[0] for grid in (1, 2))
-    assert (exact == coarse).float().mean() > 0.98
 
 
 # ------------------------------------------------------------------------------------- what scores do not depend on
@@ -321,7 +274,7 @@ def many(tmp_path):
         CROP_SIZE=41,
     )
     torch.manual_seed(1)
-    return network.build(), dataset.Dataset('train', train=False)
+    return build(), dataset.Dataset('train', train=False)
 
 
 PROTOCOLS = {
@@ -330,11 +283,9 @@ PROTOCOLS = {
     'scales': ALL._replace(scales=(0.75, 1.0, 1.5)),
     'scales without 1': ALL._replace(scales=(0.5, 1.25)),
     'all': ALL._replace(crop=(33, 33), base=64),
-    'logits': ALL._replace(average='logit', scales=(1.0, 1.5)),
     'base': ALL._replace(scales=(1.0, 1.5), base=64),
     'short': ALL._replace(scales=(1.0, 1.5), short=48, long=64),
-    'grid': ALL._replace(grid=3, scales=(1.0, 1.5)),
-    'grid in windows': ALL._replace(grid=2, scales=(0.5, 1.0), crop=(33, 33), rate=1.0),
+    'scales in windows': ALL._replace(scales=(0.5, 1.0), crop=(33, 33)),
 }
 
 
@@ -342,7 +293,9 @@ PROTOCOLS = {
 def test_scores_do_not_depend_on_what_is_in_flight(many, p):
     net, data = many
     found = [
-        evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p._replace(budget=b))
+        evaluation.evaluate(
+            net, data, distributed.World([torch.device('cpu')]), p._replace(budget=b)
+        )
         for b in (1, 10**7)
     ]
     assert found[1]['mIoU'] == pytest.approx(found[0]['mIoU'], abs=1e-6)
@@ -354,10 +307,10 @@ def test_scores_do_not_depend_on_what_is_in_flight(many, p):
 @pytest.mark.parametrize('p', PROTOCOLS.values(), ids=PROTOCOLS)
 def test_scale_1_beside_others_is_scale_1(many, p):
     net, data = many
-    place = launch.Place([torch.device('cpu')])
+    world = distributed.World([torch.device('cpu')])
     beside, alone = (
-        evaluation.evaluate(net, data, place, p),
-        evaluation.evaluate(net, data, place, p.single()),
+        evaluation.evaluate(net, data, world, p),
+        evaluation.evaluate(net, data, world, p.single()),
     )
     assert 'single' not in alone
     if p != p.single():
@@ -365,8 +318,8 @@ def test_scale_1_beside_others_is_scale_1(many, p):
         image = data[0][0][None]
         with torch.no_grad():
             net = network.fold(net)
-            single = inference.scores(net, image, p.single())
-            again, reused = (inference.scores(net, image, p, known) for known in (None, single))
+            single = evaluation.scores(net, image, p.single())
+            again, reused = (evaluation.scores(net, image, p, known) for known in (None, single))
             assert_close(
                 reused.softmax(1),
                 again.softmax(1),
@@ -378,7 +331,9 @@ def test_scale_1_beside_others_is_scale_1(many, p):
 def test_every_image_is_in_the_sum_once(many):
     net, data = many
     put(TEST_SCALES=(0.5, 1.0), TEST_FLIP=True)
-    found = evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]))  # as settings say
+    found = evaluation.evaluate(
+        net, data, distributed.World([torch.device('cpu')])
+    )  # as settings say
     assert 'single' in found
     assert found['confusion'].sum() == sum((data[i][1] < 11).sum() for i in range(len(data)))
 
@@ -392,7 +347,7 @@ def test_half_precision(many):
         for put_amp in ('off', 'bf16'):
             put(AMP=put_amp)
             found.append(
-                evaluation.evaluate(net, data, launch.Place([torch.device('cpu')]), p)['mIoU']
+                evaluation.evaluate(net, data, distributed.World([torch.device('cpu')]), p)['mIoU']
             )
         assert abs(found[0] - found[1]) < 1e-3
 
@@ -404,8 +359,8 @@ def test_a_scale_that_leaves_nothing():
         UserError,
         match=r'scale 0.1 of TEST_SCALES makes 6x4 pixels of an image of 64x40, less than STRIDE = 8.*TEST_BASE_SIZE',
     ):
-        inference.scores(
-            network.build().eval(),
+        evaluation.scores(
+            build().eval(),
             torch.zeros(1, 3, 40, 64, dtype=torch.uint8),
             Protocol(scales=(0.1, 1.0)),
         )
@@ -415,8 +370,8 @@ def test_a_scale_that_leaves_nothing():
 def test_windows_larger_than_the_image():
     """Such a window holds the image in its middle, the mean colour around it."""
     small_net()
-    net, image = network.build().eval(), torch.randint(256, (1, 3, 40, 50)).byte()
-    found = inference.scores(net, image, Protocol(crop=(81, 97))).softmax(1)
+    net, image = build().eval(), torch.randint(256, (1, 3, 40, 50)).byte()
+    found = evaluation.scores(net, image, Protocol(crop=(81, 97))).softmax(1)
     around = F.pad(net.normalise(image), (23, 24, 20, 21))
     assert_close(found, net(around)[:, :, 20:60, 23:73].softmax(1), 1e-5, 'scores')
 
@@ -427,17 +382,13 @@ def test_the_protocol_is_what_settings_say():
         TEST_FLIP=True,
         TEST_CROP=97,
         TEST_BASE_SIZE=512,
-        TEST_AVERAGE='logit',
-        TEST_GRID=4,
         TEST_BATCH=2,
         CROP_SIZE=(100, 50),
     )
-    p = inference.protocol()
-    assert p == Protocol(
-        (0.5, 1.0), True, (97, 97), 2 / 3, 512, None, None, 'logit', 4, 10000, 8, 'corners'
-    )
+    p = evaluation.protocol()
+    assert p == Protocol((0.5, 1.0), True, (97, 97), 512, None, None, 10000, 8, 'corners')
     assert str(p) == (
-        'views: scales 0.5, 1 of 512 pixels; mirror images; windows of 97x97 every 65x65; mean of logits; summed at every 4. pixel'
+        'views: scales 0.5, 1 of 512 pixels; mirror images; windows of 97x97 every 65x65; mean of probabilities'
     )
     assert str(p.single()._replace(crop=None, base=None)) == 'views: scale 1; whole images'
     put(
@@ -445,17 +396,16 @@ def test_the_protocol_is_what_settings_say():
         TEST_FLIP=False,
         TEST_CROP=None,
         TEST_BASE_SIZE=None,
-        TEST_GRID=1,
         TEST_SHORT_SIDE=800,
     )
     assert (
-        str(inference.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
+        str(evaluation.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
     )
     put(TEST_LONG_SIDE=1333)
     assert (
-        str(inference.protocol())
+        str(evaluation.protocol())
         == 'views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; whole images'
     )
-    put(HEAD='psa', PSA_COMPACT=True)
-    with pytest.raises(settings.UsageError, match=r'TEST_CROP=\(100, 50\)'):
-        inference.protocol()
+    put(HEAD='psa', HEAD_ARGS={'compact': True})
+    with pytest.raises(config.UsageError, match=r'TEST_CROP=\(100, 50\)'):
+        evaluation.protocol()

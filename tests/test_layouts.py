@@ -9,18 +9,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-import dataset
-import layouts
-import reading
-import settings
-from dataset import Dataset
 from helpers import blocks, colour_of, put, write
-from settings import UserError
+from PIL import Image
 from standins import SIZE, ids_of, mat, palette, stand_in, text
 
-ALL = sorted(layouts.DATASETS)
+import dataset
+import settings
+from dataset import Dataset
+from datasets import cache, layouts, table
+from datasets.files import UNKNOWN, LabelMap, UnknownValues, read_image
+from utils.config import UserError
+
+ALL = sorted(table.DATASETS)
 
 
 def read(split='val'):
@@ -47,7 +47,7 @@ def test_labels_come_back(name, tmp_path):
             assert (label == ids).all()
             near = colour_of(ids)[8, 8, ::-1].astype(int)  # image and label belong together
             assert np.abs(image[8, 8] - near).max() < 30
-        assert data.usual == (layouts.DATASETS[name].splits or {}).get(split)
+        assert data.expected == (table.DATASETS[name].splits or {}).get(split)
         pickle.loads(pickle.dumps(data))  # workers that are started afresh
 
 
@@ -143,7 +143,7 @@ def test_cityscapes_train_ids(tmp_path):
 
 def test_all_ids_of_cityscapes():
     put(DATASET='cityscapes')
-    table = reading.Legend(dataset.classes(), dataset.entry().void, 255).tables['raw']
+    table = LabelMap(dataset.classes(), dataset.entry().void, 255).tables['raw']
     named = {
         7: 0,
         8: 1,
@@ -166,7 +166,7 @@ def test_all_ids_of_cityscapes():
         33: 18,
     }
     assert table[:34].tolist() == [named.get(i, 255) for i in range(34)] and set(table[34:]) == {
-        reading.UNKNOWN
+        UNKNOWN
     }
 
 
@@ -244,14 +244,18 @@ def test_json_that_does_not_fit(tmp_path):
     found['annotations'][0]['segments_info'].pop()
     with open(path, 'w') as f:
         json.dump(found, f)
-    with pytest.raises(UserError, match=r'000000000000.png: the JSON does not tell of segment \d+'):
+    with pytest.raises(UserError, match=r'000000000000.png: the JSON has no segment \d+'):
         Dataset('val', train=False).check()
     del found['annotations'][0]
     with open(path, 'w') as f:
         json.dump(found, f)
-    with pytest.raises(
-        UserError, match='000000000000.jpg: .*panoptic_val2017.json does not tell of this image'
-    ):
+    no_entry = '000000000000.jpg: .*panoptic_val2017.json has no entry for this image'
+    with pytest.raises(UserError, match=no_entry + '; are both'):
+        Dataset('val', train=False)
+    del found['annotations'][0]
+    with open(path, 'w') as f:
+        json.dump(found, f)
+    with pytest.raises(UserError, match=no_entry + ' and 1 more; are both'):
         Dataset('val', train=False)
     for broken in (whole[:-9], '[]', '{"annotations": []}'):
         with open(path, 'w') as f:
@@ -280,6 +284,101 @@ def test_mat_files_that_will_not_do(tmp_path):
             UserError, match='000000000000.mat: this MATLAB file cannot be read as a label'
         ):
             Dataset('train', train=False).check()
+
+
+# --------------------------------------------------------------------------------------------- pairs that are there
+
+
+def files_of(pairs):
+    return [(image, getattr(label, 'path', label)) for image, label in pairs]
+
+
+@pytest.mark.parametrize('name', sorted(set(ALL) - {'folder'}))
+def test_pairs_that_are_there(name, tmp_path):
+    """The label of one sample and the image of another go: two pairs are left, two files are named."""
+    stand_in(name, tmp_path, splits=['train'])
+    whole, listings = files_of(Dataset('train', train=False).pairs), dataset.listings('train')
+    assert files_of(table.pair_present(listings)) == whole and table.missing(listings) == []
+    gone = whole[1][1], whole[2][0]
+    for path in gone:
+        os.unlink(path)
+    listings = dataset.listings('train')
+    pairs, missing = table.pair_present(listings), table.missing(listings)
+    assert files_of(pairs) == [whole[0], whole[3]] and len(missing) == 2
+    for path, name_of in zip(gone, missing[::-1], strict=True):
+        assert os.path.basename(path).startswith(os.path.basename(name_of))
+        assert path.startswith(os.path.dirname(name_of))
+    data = Dataset('train', train=True, pairs=pairs)
+    assert len(data) == 2 and data.expected == table.DATASETS[name].splits['train']
+    data.check()
+
+
+@pytest.mark.parametrize(
+    'name, file',
+    [
+        ('voc', 'VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'),
+        ('coco_panoptic', 'coco/annotations/panoptic_val2017.json'),
+        ('nyuv2', 'nyuv2/val.txt'),
+    ],
+)
+def test_a_list_that_is_not_there(name, file, tmp_path):
+    """The exception has the path; the sentence says how to get the data."""
+    stand_in(name, tmp_path, 1, splits=['val'])
+    os.unlink(tmp_path / file)
+    with pytest.raises(layouts.Missing) as e:
+        dataset.listings('val')
+    assert os.path.basename(e.value.path).startswith(os.path.basename(file)[:3])
+    assert not os.path.exists(e.value.path)
+    assert 'is missing; ' in str(e.value) and str(e.value).endswith(table.DATASETS[name].get)
+
+
+def test_trainval_has_two_listings(tmp_path):
+    """Files of one name in both halves are two samples."""
+    stand_in('camvid', tmp_path, 2)
+    for kind in ('', 'annot'):
+        shutil.copytree(
+            f'{tmp_path}/camvid/train{kind}', f'{tmp_path}/camvid/val{kind}', dirs_exist_ok=True
+        )
+    assert [len(listing.names) for listing in dataset.listings('trainval')] == [2, 4]
+    assert len(Dataset('trainval', train=False)) == 6
+
+
+# -------------------------------------------------------------------------------------------------- unknown values
+
+
+def unknown_values(split='train', index=0):
+    with pytest.raises(UnknownValues) as e:
+        Dataset(split, train=False).read(index)
+    return e.value
+
+
+def test_exceptions_carry_unknown_values(tmp_path):
+    stand_in('camvid', tmp_path / 'a', 1)
+    path = f'{tmp_path}/a/camvid/trainannot/0000.png'
+    write(path, np.arange(SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint8))
+    error = unknown_values()
+    assert (error.path, error.values) == (path, [12, 13, 14, 15, 16])
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.path, again.values) == (str(error), error.path, error.values)
+    assert str(UnknownValues(str(error))) == str(error)  # as a DataLoader makes it
+    stand_in('cityscapes', tmp_path / 'b', 1, splits=['val'])
+    folder = f'{tmp_path}/b/cityscapes/gtFine/val/ulm0'
+    for f in os.listdir(folder):
+        os.unlink(f'{folder}/{f}')
+    write(f'{folder}/ulm0_000000_000019_gtFine_labelTrainIds.png', np.full(SIZE, 26, np.uint8))
+    error = unknown_values('val')
+    assert error.values == [26] and 'is not in classes/cityscapes.txt as a train id; ' in str(error)
+
+
+def test_exceptions_carry_unknown_colours(tmp_path):
+    own(tmp_path)
+    write(f'{tmp_path}/images/train/a.png', np.zeros((4, 4, 3), np.uint8))
+    os.makedirs(tmp_path / 'labels/train')
+    picture = np.full((4, 4, 3), (10, 20, 30), np.uint8)
+    picture[2, 1] = 1, 2, 3
+    Image.fromarray(picture).save(tmp_path / 'labels/train/a.png')
+    error = unknown_values()
+    assert (error.path, error.values) == (f'{tmp_path}/labels/train/a.png', [(1, 2, 3)])
 
 
 # ------------------------------------------------------------------------------------------------------ own data
@@ -441,7 +540,7 @@ def test_images_of_other_kinds(mode, ending, tmp_path):
         picture = Image.fromarray(colours).convert(mode)
         picture.save(path, quality=95) if ending == 'jpg' else picture.save(path)
         wanted = np.array(Image.open(path).convert('RGB'))
-    found = reading.read_image(str(path))
+    found = read_image(str(path))
     assert found.shape == (48, 64, 3) and np.abs(found.astype(int) - wanted).max() <= 3
 
 
@@ -449,7 +548,7 @@ def test_rotated_by_exif_alone(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / 'a.jpg', exif=exif)
-    assert reading.read_image(str(tmp_path / 'a.jpg')).shape == (20, 30, 3)
+    assert read_image(str(tmp_path / 'a.jpg')).shape == (20, 30, 3)
 
 
 def test_200_megapixels(tmp_path):
@@ -478,7 +577,9 @@ def test_symlinked_root(tmp_path):
 def test_cache_gives_the_same(name, tmp_path):
     stand_in(name, tmp_path)
     plain = Dataset('train', train=False)
-    assert [*dataset.cache(plain)] == [0, 1, 2, 3] and not plain.cached
+    dataset.cache(plain)
+    assert not plain.cached
+    assert all(os.path.isfile(plain.cache_path(index)) for index in range(4))
     data = Dataset('train', train=False)
     assert data.cached
     for index in range(4):
@@ -486,46 +587,73 @@ def test_cache_gives_the_same(name, tmp_path):
             assert a.equal(b) and a.stride() == b.stride()
     put(CROP_SIZE=33, SCALES=(1.0, 1.5))
     samples = [Dataset('train', train=True)[7, 2] for _ in range(2)]
-    shutil.rmtree(data.kept)
+    shutil.rmtree(data.cache_dir)
     assert all(a.equal(b) for a, b in zip(samples[0], Dataset('train', train=True)[7, 2]))
 
 
 def test_cache_reads_no_picture_and_notices_changes(tmp_path, monkeypatch):
     stand_in('camvid', tmp_path)
-    for _ in dataset.cache(Dataset('train', train=False)):
-        pass
+    dataset.cache(Dataset('train', train=False))
     data = Dataset('train', train=False)
     with monkeypatch.context() as m:
-        m.setattr(reading, 'read_image', lambda path: 1 / 0)
+        m.setattr(dataset, 'read_image', lambda path: 1 / 0)
         data.read(0)
     label = data.pairs[0][1]
     facts, size = os.stat(label), os.path.getsize(label)
     write(label, np.full(SIZE, 5, np.uint8))  # another size
     os.utime(label, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert os.path.getsize(label) != size and (data.read(0)[1] == 5).all()
-    [*dataset.cache(data)]
+    dataset.cache(data)
     os.utime(label, (1, 1))  # another time
     with monkeypatch.context() as m:
-        m.setattr(reading, 'read_image', lambda path: 1 / 0)
+        m.setattr(dataset, 'read_image', lambda path: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.read(0)
     put(IGNORE_LABEL=99)
     assert Dataset('train', train=False).read(1)[1].max() == 99  # another table, other pixels
 
 
+def test_cache_is_asked_once_per_sample(tmp_path, monkeypatch):
+    stand_in('camvid', tmp_path, 2)
+    dataset.cache(Dataset('train', train=False))
+    asked = []
+    for name in ('cache_path', 'load'):
+
+        def counted(*args, name=name, original=getattr(cache, name)):
+            asked.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(cache, name, counted)
+    data, training = Dataset('train', train=False), Dataset('train', train=True)
+    os.unlink(data.cache_path(1))
+    for ask in (
+        lambda: data[0],
+        lambda: data[1],
+        lambda: training[3, 0],
+        lambda: training[3, 1],
+        lambda: training.count(0),
+        lambda: training.count(1),
+        lambda: data.save(0),
+        lambda: data.save(1),
+    ):
+        asked.clear()
+        ask()
+        assert asked == ['cache_path', 'load']
+
+
 def test_cache_without_labels_and_on_a_full_disk(tmp_path, monkeypatch):
     stand_in('voc', tmp_path)
-    [*dataset.cache(Dataset('test', train=False))]
+    dataset.cache(Dataset('test', train=False))
     assert Dataset('test', train=False).read(0)[1] is None
-    shutil.rmtree(Dataset('test', train=False).kept)
+    shutil.rmtree(Dataset('test', train=False).cache_dir)
 
     def full(*_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'replace', full)
     with pytest.raises(UserError, match='could not be written .*No space left'):
-        [*dataset.cache(Dataset('test', train=False))]
-    assert not any(files for _, _, files in os.walk(Dataset('test', train=False).kept))
+        dataset.cache(Dataset('test', train=False))
+    assert not any(files for _, _, files in os.walk(Dataset('test', train=False).cache_dir))
 
 
 # ------------------------------------------------------------------------------------------------------- batches, weights
@@ -554,7 +682,7 @@ def test_batches_of_whole_images_are_padded(tmp_path):
 
 
 def test_class_weights(tmp_path):
-    import launch
+    from utils import distributed
 
     stand_in('camvid', tmp_path, 2)
     root = f'{tmp_path}/camvid/trainannot'
@@ -563,16 +691,16 @@ def test_class_weights(tmp_path):
     second[:20, :28] = 2
     write(f'{root}/0000.png', first)
     write(f'{root}/0001.png', second)
-    place, data = launch.Place([torch.device('cpu')]), Dataset('train', train=True)
+    world, data = distributed.World([torch.device('cpu')]), Dataset('train', train=True)
     put(CLASS_WEIGHTS='median_freq')
     n = SIZE[0] * SIZE[1]
     zeros = 10 * 56 + n - 20 * 28
     freq = np.array([zeros / (2 * n), 30 * 56 / n, 20 * 28 / n])
-    assert np.allclose(dataset.class_weights(data, place), [*np.median(freq) / freq, *[0] * 8])
+    assert np.allclose(dataset.class_weights(data, world), [*np.median(freq) / freq, *[0] * 8])
     put(CLASS_WEIGHTS='')
-    assert dataset.class_weights(data, place) is None
+    assert dataset.class_weights(data, world) is None
     put(CLASS_WEIGHTS=(1.0,) * 11)
-    assert dataset.class_weights(data, place) == [1.0] * 11
+    assert dataset.class_weights(data, world) == [1.0] * 11
 
 
 # ---------------------------------------------------------------------------------------------------- real pictures

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close, blocks, build, make_camvid, put, small_net
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import loss
-import network
 import train
-from helpers import assert_close, blocks, make_camvid, put, small_net
-from settings import UsageError
+from heads.frame import upsample
+from utils.config import UsageError
 
 WEIGHT = [0.5, 2.0, 0.0, 1.25, 0.375]
 LOSSES = {
@@ -97,7 +97,7 @@ def test_cross_entropy(average, weight, smoothing, ignore):
         (i, smoothed(truth, p, weight, smoothing))
         for i, truth, p in valid_pixels(logits, label, ignore)
     )
-    found = loss.cross_entropy(logits, label, ignore, average, tensor(weight), smoothing)
+    found = loss.cross_entropy(logits, label, ignore, average, tensor(weight), smoothing=smoothing)
     assert_same(found, sums, divisors(logits, label, average, weight, ignore))
     mean = F.cross_entropy(
         logits, label.long(), tensor(weight), ignore_index=ignore, label_smoothing=smoothing
@@ -140,7 +140,16 @@ def test_ohem(average, threshold, keep, hard, smoothing, weight):
     sums = add_up((i, smoothed(truth, p, weight, smoothing)) for i, truth, p in pixels)
     counts = add_up((i, 1) for i, *_ in pixels) if average == 'valid' else [24] * 3
     assert_same(
-        loss.ohem(logits, label, 255, average, threshold, keep, tensor(weight), smoothing),
+        loss.ohem(
+            logits,
+            label,
+            255,
+            average,
+            tensor(weight),
+            threshold=threshold,
+            keep=keep,
+            smoothing=smoothing,
+        ),
         sums,
         counts,
     )
@@ -153,7 +162,7 @@ def test_ohem_is_mmsegmentations_over_all_pixels():
     for threshold, keep in ((0.7, 2), (0.05, 4), (0.0, 1), (0.3, 100)):
         limit = max(threshold, sorted(p for p, _ in flat)[min(3 * keep, len(flat) - 1)])
         wanted = sum(value for p, value in flat if p < limit) / label.numel()
-        total, count = loss.ohem(logits, label, 255, 'all', threshold, keep)
+        total, count = loss.ohem(logits, label, 255, 'all', threshold=threshold, keep=keep)
         slack = (
             max(value for p, value in flat if p == max(q for q, _ in flat)) / label.numel()
         )  # where all are kept, it leaves out the easiest
@@ -169,7 +178,7 @@ def test_ohem_at_the_threshold_and_at_equals():
     logits, label = torch.zeros(1, 2, 1, 6).double(), torch.zeros(1, 1, 6, dtype=torch.uint8)
     logits[0, 0, 0, 4:] = 1
     found = [
-        loss.ohem(logits, label, 255, 'valid', threshold, keep)[1].item()
+        loss.ohem(logits, label, 255, 'valid', threshold=threshold, keep=keep)[1].item()
         for threshold, keep in ((0.5, 1), (0.49, 2), (0.49, 5), (0.8, 1))
     ]
     assert found == [4, 4, 6, 6]
@@ -180,13 +189,13 @@ def test_ohem_ranks_over_the_whole_batch():
     label[2] = 1
     logits[1] = 0
     logits[1, 0], label[1] = 9, 0  # easy
-    assert loss.ohem(logits, label, 255, 'valid', 0.0, 12)[1].tolist() == [12, 0, 24]
+    assert loss.ohem(logits, label, 255, 'valid', threshold=0.0, keep=12)[1].tolist() == [12, 0, 24]
 
 
 def test_ohem_does_not_hide_what_is_not_finite():
     logits, label = batch()
     logits[1, 2, 0, 0] = float('nan')
-    assert not loss.ohem(logits, label, 255, 'valid', 0.0, 1)[0].isfinite().all()
+    assert not loss.ohem(logits, label, 255, 'valid', threshold=0.0, keep=1)[0].isfinite().all()
 
 
 @either_average
@@ -198,7 +207,7 @@ def test_focal(average, weight, gamma):
         (i, -(weight or [1] * 5)[truth] * (1 - p[truth]) ** gamma * np.log(p[truth]))
         for i, truth, p in valid_pixels(logits, label)
     )
-    found = loss.focal(logits, label, 255, average, gamma, tensor(weight))
+    found = loss.focal(logits, label, 255, average, tensor(weight), gamma=gamma)
     assert_same(found, sums, divisors(logits, label, average, weight))
     if gamma == 0:
         assert_same(
@@ -215,7 +224,7 @@ def test_focal_of_sure_pixels(gamma, kind):
     logits, label = torch.zeros(1, 2, 1, 6, dtype=kind), torch.zeros(1, 1, 6, dtype=torch.uint8)
     logits[0, 0, 0] = torch.tensor([600, -600, 40, 16.5, 15, -30])
     logits.requires_grad_()
-    total, _ = loss.focal(logits, label, 255, 'all', gamma)
+    total, _ = loss.focal(logits, label, 255, 'all', gamma=gamma)
     total.sum().backward()
     assert total.isfinite().all() and logits.grad.isfinite().all()
     assert logits.grad[0, 0, 0, [1, 5]].tolist() == pytest.approx([-1, -1])
@@ -233,7 +242,11 @@ def test_focal_of_sure_pixels(gamma, kind):
         )
         for x in d[2:5]:
             one = loss.focal(
-                torch.tensor([-x, 0]).double().view(1, 2, 1, 1), label[..., :1], 255, 'all', gamma
+                torch.tensor([-x, 0]).double().view(1, 2, 1, 1),
+                label[..., :1],
+                255,
+                'all',
+                gamma=gamma,
             )[0].item()
             assert one == pytest.approx(
                 (1 / (1 + np.exp(-x))) ** gamma * np.logaddexp(0, x), rel=2e-1 if x == -40 else 1e-8
@@ -263,11 +276,11 @@ def dice_by_hand(logits, label, weight, eps):
 def test_dice(weight, eps):
     logits, label = batch()
     assert_same(
-        loss.dice(logits, label, 255, tensor(weight), eps),
+        loss.dice(logits, label, 255, weight=tensor(weight), eps=eps),
         *map(list, dice_by_hand(logits, label, weight, eps)),
     )
     assert_same(
-        loss.dice(logits, label, 255, tensor(weight)),
+        loss.dice(logits, label, 255, weight=tensor(weight)),
         *map(list, dice_by_hand(logits, label, weight, 1)),
     )
 
@@ -280,7 +293,7 @@ def test_dice_at_its_ends():
     assert loss.dice(logits, label, 255)[0].item() == pytest.approx(0, abs=1e-9)
     assert loss.dice(logits.roll(1, 1), label, 255)[0].item() == pytest.approx(1, abs=2e-3)
     label[0] = 2
-    assert loss.dice(logits, label, 255, torch.tensor([1.0, 1, 0, 1]))[1].item() == 0
+    assert loss.dice(logits, label, 255, weight=torch.tensor([1.0, 1, 0, 1]))[1].item() == 0
 
 
 # ------------------------------------------------------------------------------------------------ what they have in common
@@ -407,7 +420,7 @@ def frequent():
     ids=['', 'given', 'counted'],
 )
 def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
-    """What the training gives the network that it builds."""
+    """What the training gives the loss that it chooses."""
     make_camvid(
         tmp_path,
         BATCH_SIZE=2,
@@ -419,11 +432,11 @@ def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
     )
     got = []
 
-    def build(weights=None):
-        got.append(weights)
+    def criterion(n_classes, class_weights=None):
+        got.append(class_weights)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(network, 'build', build)
+    monkeypatch.setattr(loss, 'criterion', criterion)
     with pytest.raises(KeyboardInterrupt):
         train.main()
     assert got == [wanted and pytest.approx(wanted, rel=1e-12)]
@@ -433,20 +446,24 @@ def test_training_weighs_the_classes(values, wanted, tmp_path, monkeypatch):
 
 CHOICES = [
     (
-        dict(LOSS='ce', LOSS_AVG='valid', LABEL_SMOOTHING=0.1),
+        dict(LOSS='ce', LOSS_AVG='valid', LOSS_ARGS={'smoothing': 0.1}),
         functools.partial(loss.cross_entropy, average='valid', smoothing=0.1),
     ),
     (dict(LOSS='ce', LOSS_AVG='all'), functools.partial(loss.cross_entropy, average='all')),
     (
-        dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100, LABEL_SMOOTHING=0.1, LOSS_AVG='valid'),
+        dict(
+            LOSS='ohem',
+            LOSS_ARGS={'threshold': 0.1, 'keep': 100, 'smoothing': 0.1},
+            LOSS_AVG='valid',
+        ),
         functools.partial(loss.ohem, average='valid', threshold=0.1, keep=100, smoothing=0.1),
     ),
     (
-        dict(LOSS='ohem', OHEM_THRESHOLD=0.1, OHEM_KEEP=100),
+        dict(LOSS='ohem', LOSS_ARGS={'threshold': 0.1, 'keep': 100}),
         functools.partial(loss.ohem, average='all', threshold=0.1, keep=100),
     ),
     (
-        dict(LOSS='focal', FOCAL_GAMMA=1.5, LOSS_AVG='valid'),
+        dict(LOSS='focal', LOSS_ARGS={'gamma': 1.5}, LOSS_AVG='valid'),
         functools.partial(loss.focal, gamma=1.5, average='valid'),
     ),
     (dict(LOSS='dice'), loss.dice),
@@ -474,14 +491,14 @@ def images():
 def test_loss_of_the_network(values, form, weight, aux):
     """That of the logits at full size; the auxiliary head's counts by its own mean."""
     small_net(DROPOUT=0.0, IGNORE_LABEL=200, AUX_WEIGHT=aux, **values)
-    net = network.build(weights=weight).double().eval()
+    net = build(class_weights=weight).double().eval()
     image, label = images()
     found = net(image.double(), label)
     main = form(net(image.double()), label, ignore=200, weight=tensor(weight))
     mean = main[0].sum() / main[1].sum()
     if aux:
         other = form(
-            network.upsample(net.aux(net.maps(image.double())[2]), (33, 41)),
+            upsample(net.aux(net.maps(image.double())[2]), (33, 41)),
             label,
             ignore=200,
             weight=tensor(weight),
@@ -499,7 +516,7 @@ def test_loss_of_the_network(values, form, weight, aux):
 def test_a_step_lowers_the_loss(values, form):
     small_net(IGNORE_LABEL=200, DROPOUT=0.0, **values)
     torch.manual_seed(0)
-    net, found = network.build(weights=[1.0] * 7 + [2.0]), []
+    net, found = build(class_weights=[1.0] * 7 + [2.0]), []
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     image, label = images()
     for _ in range(6):
@@ -513,46 +530,79 @@ def test_a_step_lowers_the_loss(values, form):
 
 
 @pytest.mark.parametrize('name', ['ce', 'ohem', 'focal', 'dice'])
-def test_full_size_logits_of_one_image(name, monkeypatch):
+def test_full_size_logits_of_one_image(name):
     """Forward and again in backward; of all only where the loss ranks them together."""
     small_net(LOSS=name, IGNORE_LABEL=200)
-    net, seen = network.build(), []
-    net.criterion = lambda x, y, weight, kept=net.criterion: (
-        seen.append(len(x)) or kept(x, y, weight=weight)
-    )
+    net, seen = build(), []
+    net.criterion.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
     net(*images())[0].sum().backward()
     assert seen == ([3, 3] if name == 'ohem' else [1] * 6)
 
 
 def test_class_weights_move_and_are_not_kept():
     small_net()
-    net = network.build(weights=[1, 2, 3, 4, 5, 6, 7, 8])
+    net = build(class_weights=[1, 2, 3, 4, 5, 6, 7, 8])
     assert (
-        net.class_weights.dtype == torch.float32
-        and net.double().class_weights.dtype == torch.float64
+        net.criterion.class_weights.dtype == torch.float32
+        and net.double().criterion.class_weights.dtype == torch.float64
     )
-    assert 'class_weights' not in net.state_dict() and set(net.state_dict()) == set(
-        network.build().state_dict()
-    )
-    assert network.build().class_weights is None
+    assert not [k for k in net.state_dict() if 'class_weights' in k] and set(
+        net.state_dict()
+    ) == set(build().state_dict())
+    assert build().criterion.class_weights is None
     with torch.device('meta'):
         assert (
-            'class_weights' in dict(net.to('meta').named_buffers())
-            and net.class_weights.device.type == 'meta'
+            'criterion.class_weights' in dict(net.to('meta').named_buffers())
+            and net.criterion.class_weights.device.type == 'meta'
         )
 
 
 @pytest.mark.parametrize('weights', [[1.0] * 7, (1.0,) * 9, [0.0] * 8])
 def test_class_weights_that_will_not_do(weights):
     small_net()
-    with pytest.raises(UsageError, match='CLASS_WEIGHTS = .* will not do: shapes takes 8 numbers'):
-        network.build(weights=weights)
+    with pytest.raises(UsageError, match='CLASS_WEIGHTS = .* is not valid; shapes needs 8 numbers'):
+        build(class_weights=weights)
 
 
-@pytest.mark.parametrize('name', ['focal', 'dice'])
-def test_no_smoothing_where_it_would_do_nothing(name):
-    small_net(LOSS=name, LABEL_SMOOTHING=0.1)
-    with pytest.raises(UsageError, match=f'LABEL_SMOOTHING goes with .*, not with {name}'):
-        network.build()
-    put(LABEL_SMOOTHING=0.0)
-    network.build()
+@pytest.mark.parametrize(
+    'name, args, words',
+    [
+        ('focal', {'smoothing': 0.1}, "LOSS=focal has no 'smoothing'; it has gamma"),
+        ('dice', {'smoothing': 0.1}, "LOSS=dice has no 'smoothing'; it has eps"),
+        ('ce', {'gamma': 2.0}, "LOSS=ce has no 'gamma'; it has smoothing"),
+        ('ohem', {'kep': 3}, "LOSS=ohem has no 'kep'; it has threshold, keep, smoothing"),
+        ('ohem', {'weight': None}, "LOSS=ohem has no 'weight'"),
+        ('ohem', {1: 2}, 'LOSS=ohem has no 1'),
+        ('ohem', {'keep': 0}, 'keep = 0 is not valid; expected int, 1 to'),
+        ('ohem', {'keep': 1.5}, 'keep = 1.5 is not valid; expected int, 1 to'),
+        ('ohem', {'threshold': 1.1}, 'threshold = 1.1 is not valid; expected float, 0 to 1'),
+        ('ohem', {'threshold': True}, 'threshold = True is not valid; expected float, 0 to 1'),
+        ('ce', {'smoothing': 1.0}, 'smoothing = 1.0 is not valid; expected float, 0 to 0.99'),
+        ('ce', {'smoothing': float('nan')}, 'smoothing = nan is not valid'),
+        ('focal', {'gamma': -1}, 'gamma = -1 is not valid; expected float, 0 to 100'),
+        ('focal', {'gamma': '2'}, "gamma = '2' is not valid; expected float, 0 to 100"),
+        ('dice', {'eps': (1,)}, 'eps = .1,. is not valid; expected float, 0 to 100'),
+    ],
+)
+def test_arguments_of_losses_that_are_not_valid(name, args, words):
+    small_net(LOSS=name, LOSS_ARGS=args)
+    with pytest.raises(UsageError, match='LOSS_ARGS: .*' + words):
+        build()
+    put(LOSS_ARGS={})
+    build()
+
+
+def test_arguments_of_losses_by_default():
+    """Those of the settings that they replace."""
+    form, common = loss.criterion, (*batch(), 255, 'valid')
+    for name, function, usual in (
+        ('ohem', loss.ohem, dict(threshold=0.7, keep=100_000, smoothing=0)),
+        ('focal', loss.focal, dict(gamma=2)),
+        ('ce', loss.cross_entropy, dict(smoothing=0)),
+    ):
+        put(LOSS=name, LOSS_AVG='valid')
+        sums, counts = function(*common, **usual)
+        assert_same(form(5)(*common[:2]), sums.tolist(), counts.tolist())
+        put(LOSS_ARGS={k: v for k, v in usual.items() if k != 'smoothing'})
+        assert_same(form(5)(*common[:2]), sums.tolist(), counts.tolist())
+        put(LOSS_ARGS={})

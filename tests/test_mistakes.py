@@ -9,14 +9,14 @@ import resource
 import shutil
 import signal
 
+import helpers
 import numpy as np
 import pytest
 import torch
+from helpers import build
 from PIL import Image
 
 import dataset
-import helpers
-import network
 
 pytest.register_assert_rewrite('scripts')
 from scripts import Room, finish, snapshot, start, torchrun  # noqa: E402
@@ -71,7 +71,7 @@ def kept(trained, room):
         ('LR', ['LR']),
         ('STRIDE=7', ['STRIDE = 7', '8, 16, 32']),
         ('N_LAYERS=20', ['N_LAYERS = 20', '18, 34, 50, 101, 152']),
-        ('CROP_SIZE=9', ['CROP_SIZE = 9', 'STRIDE = 16', 'larger']),
+        ('CROP_SIZE=9', ['CROP_SIZE = 9', 'STRIDE = 16', 'raise it']),
         ('CROP_SIZE=(9,65)', ['CROP_SIZE = (9, 65)', 'STRIDE = 16']),
         ('CROP_SIZE=(65,65,3)', ['CROP_SIZE = (65, 65, 3)', 'int, int']),
         ('CROP_SIZE=(65.5,65)', ['CROP_SIZE = (65.5, 65)']),
@@ -318,12 +318,12 @@ def deny():
     """In the new process, after the check of the first files: a folder that may not be read (root may read them all)."""
     multiprocessing.set_start_method('fork', force=True)
     import dataset
-    import reading
+    from datasets.files import read_image
 
     def read_image(path):
         raise PermissionError(13, 'Permission denied', path)
 
-    reading.read_image = read_image
+    dataset.read_image = read_image
     dataset.Dataset.check = lambda self, count=16: None
 
 
@@ -339,16 +339,16 @@ def test_unreadable_files(room, workers):
 
 def die_in_workers():
     multiprocessing.set_start_method('fork', force=True)
-    import reading
+    import dataset
 
-    read, here = reading.read_image, os.getpid()
+    read, here = dataset.read_image, os.getpid()
 
     def read_image(path):
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(path)
 
-    reading.read_image = read_image
+    dataset.read_image = read_image
 
 
 def test_killed_loader_process(room):
@@ -441,34 +441,27 @@ def test_bad_checkpoints(trained, kept, setting, how, words):
 @pytest.mark.parametrize(
     'args, words',
     [
-        ('N_CLASSES=13', ['N_CLASSES=11', '2 of another shape', 'fc2.weight']),
+        ('N_CLASSES=13', ['N_CLASSES=11']),
         ('HEAD=fcn', ['HEAD=ema']),
         ('HEAD=fcn EM_BASES=8', ['HEAD=ema', 'EM_BASES=4']),
-        ('N_LAYERS=34', ['N_LAYERS=18', 'missing']),
+        ('N_LAYERS=34', ['N_LAYERS=18']),
         ('N_LAYERS=50', ['N_LAYERS=18']),
         ('STEM=deep', ['STEM=plain']),
         ('EM_BASES=8', ['EM_BASES=4']),
         ('EM_CHANNELS=32 HEAD_CHANNELS=8', ['EM_CHANNELS=16', 'HEAD_CHANNELS=16']),
         ('SECOND_CONV=False', ['SECOND_CONV=True']),
-        ('AUX_WEIGHT=0.4', ['AUX_WEIGHT=0.0', 'aux']),
+        ('AUX_WEIGHT=0.4', ['AUX_WEIGHT=0']),
     ],
 )
 def test_checkpoints_of_other_networks(kept, args, words):
-    """The sentence names the settings that would do."""
-    told(
-        kept.run('eval.py', *args.split()),
-        1,
-        kept.models / 'tiny' / 'best.pth',
-        'to use it:',
-        *words,
-    )
+    """The file wins over recipes; the command line contradicts it, which is one sentence."""
+    best = kept.models / 'tiny' / 'best.pth'
+    told(kept.run('eval.py', *args.split()), 1, best, 'contradict', 'leave', *words)
 
 
 def test_other_settings_that_shapes_do_not_tell(kept):
     """STRIDE and MULTI_GRID fit any checkpoint: a note."""
-    assert 'note: when this checkpoint was trained, STRIDE was 16, is 8' in kept.ok(
-        'eval.py', 'STRIDE=8'
-    )
+    assert 'kept from the command line: STRIDE=8' in kept.ok('eval.py', 'STRIDE=8')
 
 
 def test_nothing_to_evaluate(room):
@@ -515,11 +508,11 @@ def test_trunk_weights(room):
         room.run('train.py', f'PRETRAINED={room.folder}/none.pth'),
         1,
         f'{room.folder}/none.pth',
-        'README',
+        'docs/checkpoints.md',
         'PRETRAINED=torchvision STEM=plain',
     )
     helpers.small_net(N_LAYERS=34)
-    torch.save({'net': network.build().state_dict()}, room.folder / 'r34.pth')
+    torch.save({'net': build().state_dict()}, room.folder / 'r34.pth')
     told(
         room.run('train.py', f'PRETRAINED={room.folder}/r34.pth'),
         1,
@@ -563,7 +556,7 @@ def test_loss_not_finite(room):
     found = room.run(
         'train.py', 'LR=1e20', 'ITER_MAX=9', 'ITER_LOG=3', 'ITER_SAVE=1000', 'NUM_WORKERS=1'
     )
-    sentence = told(found, 1, 'not finite since step 2', 'up to 3', 'lower LR')
+    sentence = told(found, 1, 'not finite from step 2 on', 'up to 3', 'lower LR')
     names = re.findall(r'camvid/train/\d\d\.png', sentence)
     assert len(names) == 4
     batches = dataset.Batches(12, 0, 4)
@@ -588,14 +581,14 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
     (room.models / 'tiny').mkdir(parents=True)
     torch.save(latest, room.models / 'tiny' / 'latest.pth')
     before = snapshot(room.models)
-    told(room.run('train.py', 'ITER_MAX=4', 'ITER_SAVE=1'), 1, 'not finite since step 3')
+    told(room.run('train.py', 'ITER_MAX=4', 'ITER_SAVE=1'), 1, 'not finite from step 3 on')
     assert snapshot(room.models) == before
 
 
 def out_of_gpu_memory():
-    import network
+    from heads.frame import SegNet
 
-    forward, calls = network.SegNet.forward, []
+    forward, calls = SegNet.forward, []
 
     def full(self, *args, **more):
         calls.append(1)
@@ -603,7 +596,7 @@ def out_of_gpu_memory():
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
         return forward(self, *args, **more)
 
-    network.SegNet.forward = full
+    SegNet.forward = full
 
 
 def little_memory():
@@ -691,7 +684,7 @@ def test_full_disk_of_logs(kept, script, name):
 
 
 def die_at_save(last):
-    """In the new process: killed when this many checkpoints are written, the last of them not yet in its place."""
+    """In the new process: killed when this many checkpoints are written, the last of them not yet in its world."""
     fsync, calls = os.fsync, []
 
     def killed(number):
@@ -738,7 +731,7 @@ def test_a_file_where_a_folder_is_due(kept, script, setting, inside):
         f'{setting}={kept.folder}/folder',
         f'CHECKPOINT={kept.models}/tiny/best.pth',
     )
-    told(found, 1, file, 'a file stands where a folder is due')
+    told(found, 1, file, 'this is a file, not a folder')
     assert file.read_text() == 'precious'
 
 

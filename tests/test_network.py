@@ -1,22 +1,29 @@
 """Sizes, costs, variants and equivalent forms of the networks; the numbers themselves are in test_golden.py."""
 
+import ast
 import copy
-
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import recipe
+from helpers import HEAD_NAMES, assert_close, build, put, small_net, strides
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import launch
 import network
 import settings
-from golden import recipe
-from helpers import assert_close, put, small_net
+from heads.blocks import SettingsError
+from heads.frame import upsample
+from heads.psa import mask_side
 from sync_bn import BatchNorm2d
+from utils import config
 
 
 def millions(module):
@@ -32,14 +39,12 @@ def fake():
 
 def paper_net(**values):
     put(PRETRAINED='', **values)
-    return network.build(n_classes=21).eval()
+    return build(n_classes=21).eval()
 
 
 def small_head(head, **values):
     """small_net() with a head, on a trunk that it goes with."""
-    small_net(
-        HEAD=head, STRIDE=network.trait(network.HEADS[head], 'strides')[0], CROP_SIZE=33, **values
-    )
+    small_net(HEAD=head, STRIDE=strides(head)[0], CROP_SIZE=33, **values)
 
 
 def shake(net, seed=0):
@@ -79,7 +84,7 @@ def test_parameters_of_the_paper(layers, trunk, whole, fake):
         (
             65_656_787,
             65_769_683,
-            dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465, PSA_TYPE='collect'),
+            dict(HEAD='psa', HEAD_CHANNELS=512, CROP_SIZE=465, HEAD_ARGS={'type': 'collect'}),
         ),
         (66_559_061 + 19_494, 66_668_885 + 19_494, dict(HEAD='danet', HEAD_CHANNELS=512)),
         (47_347_923, 47_454_163, dict(HEAD='fcn')),
@@ -87,7 +92,7 @@ def test_parameters_of_the_paper(layers, trunk, whole, fake):
 )
 def test_parameters_of_the_others(params, with_stats, values, fake):
     put(PRETRAINED='', **values)
-    net = network.build(n_classes=19)
+    net = build(n_classes=19)
     assert sum(p.numel() for p in net.parameters()) == params
     assert (
         sum(v.numel() for k, v in net.state_dict().items() if not k.endswith('tracked'))
@@ -189,7 +194,7 @@ def test_stride_in_the_first_1x1(fake):
         for i in (4, 5, 6, 7)
     ]
     assert strides(paper_net(N_LAYERS=50, STRIDE=16)) == [(1, 1), (1, 2), (1, 2), (1, 1)]
-    assert strides(paper_net(N_LAYERS=50, STRIDE=16, STRIDE_IN_1X1=True)) == [
+    assert strides(paper_net(N_LAYERS=50, STRIDE=16, STEM='caffe')) == [
         (1, 1),
         (2, 1),
         (2, 1),
@@ -214,13 +219,13 @@ def test_other_depths_run(layers, fake):
 @torch.no_grad()
 def test_any_size_goes_in(h, w, stride):
     small_net(STRIDE=stride)
-    assert network.build().eval()(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
+    assert build().eval()(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
 
 
-@pytest.mark.parametrize('head', network.HEADS)
+@pytest.mark.parametrize('head', HEAD_NAMES)
 def test_training_gives_sum_count_and_bases(head):
     small_head(head)
-    net = network.build()
+    net = build()
     image, label = (
         torch.randint(0, 256, (2, 3, 33, 41), dtype=torch.uint8),
         torch.randint(0, 8, (2, 33, 41), dtype=torch.uint8),
@@ -233,11 +238,11 @@ def test_training_gives_sum_count_and_bases(head):
     assert not idle, 'these parameters would trip DistributedDataParallel'
 
 
-@pytest.mark.parametrize('head', network.HEADS)
+@pytest.mark.parametrize('head', HEAD_NAMES)
 @torch.no_grad()
 def test_bytes_are_normalised_inside(head):
     small_head(head)
-    net = network.build().eval()
+    net = build().eval()
     image = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (settings.MEAN, settings.STD))
     assert_close(net(image), net((image / 255 - mean) / std), 1e-5)
@@ -245,12 +250,12 @@ def test_bytes_are_normalised_inside(head):
 
 def test_normalisation_is_not_in_the_state_dict():
     small_net()
-    assert not {'mean', 'std'} & set(network.build().state_dict())
+    assert not {'mean', 'std'} & set(build().state_dict())
 
 
 def test_float64_throughout():
     small_net(DROPOUT=0.0)
-    net = network.build().double()
+    net = build().double()
     image, label = torch.randn(2, 3, 33, 33).double(), torch.randint(0, 8, (2, 33, 33))
     loss_sum, count, mu = net(image, label)
     assert loss_sum.dtype == count.dtype == mu.dtype == torch.float64
@@ -260,18 +265,18 @@ def test_float64_throughout():
 @pytest.mark.parametrize(
     'head, values',
     [
-        *((head, {}) for head in network.HEADS),
+        *((head, {}) for head in HEAD_NAMES),
         ('ema', dict(SECOND_CONV=False)),
         ('ema', dict(AUX_WEIGHT=0.4)),
         ('ema', dict(N_LAYERS=50, STEM='deep')),
-        ('psa', dict(PSA_TYPE='distribute')),
-        ('danet', dict(DANET_D2=True)),
+        ('psa', dict(HEAD_ARGS={'type': 'distribute'})),
+        ('danet', dict(HEAD_ARGS={'d2': True})),
     ],
 )
 @torch.no_grad()
 def test_folding_changes_nothing(head, values):
     small_head(head, **values)
-    net = shake(network.build())
+    net = shake(build())
     before = copy.deepcopy(net.state_dict())
     folded = network.fold(net)
     assert net.training and not folded.training
@@ -287,7 +292,7 @@ def test_folding_changes_nothing(head, values):
 @torch.no_grad()
 def test_channels_last_gives_the_same():
     small_net()
-    net = shake(network.build()).eval()
+    net = shake(build()).eval()
     image = recipe.image(41, 33, 3)
     wanted = net(image)
     assert_close(
@@ -303,7 +308,7 @@ def test_channels_last_gives_the_same():
 @pytest.mark.parametrize('half, rel', [(torch.bfloat16, 0.01), (torch.float16, 1e-6)])
 def test_autocast_keeps_bases_and_upsampling_in_float32(half, rel):
     small_net()
-    net, taken = shake(network.build()).eval(), {}
+    net, taken = shake(build()).eval(), {}
     net.emau.register_forward_hook(
         lambda m, args, out: taken.update(x=args[0], y=out[0], mu=out[1])
     )
@@ -320,7 +325,7 @@ def test_autocast_keeps_bases_and_upsampling_in_float32(half, rel):
 @pytest.mark.parametrize('average, count', [('all', 33 * 33), ('valid', 0)])
 def test_void_alone_gives_no_loss(average, count):
     small_net(LOSS_AVG=average)
-    net = network.build()
+    net = build()
     loss_sum, counts, _ = net(
         torch.randn(2, 3, 33, 33), torch.full((2, 33, 33), 255, dtype=torch.uint8)
     )
@@ -331,23 +336,25 @@ def test_void_alone_gives_no_loss(average, count):
 
 def test_aux_head_adds_its_share():
     small_net(AUX_WEIGHT=0.4, DROPOUT=0.0)
-    net = network.build().eval()
+    net = build().eval()
     image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
     total = net(image, label)[0]
     aux = F.cross_entropy(
-        network.upsample(net.aux(net.maps(image)[2]), (33, 33)), label, reduction='none'
+        upsample(net.aux(net.maps(image)[2]), (33, 33)), label, reduction='none'
     ).sum((1, 2))
     main = F.cross_entropy(net(image), label, reduction='none').sum((1, 2))
     assert_close(total, main + 0.4 * aux, 1e-5)
     total.sum().backward()
     assert all(p.grad is not None for p in net.aux.parameters())
     put(AUX_WEIGHT=0.0)
-    assert not hasattr(network.build(), 'aux')
+    assert not hasattr(build(), 'aux')
 
 
 def test_outputs_of_the_head_add_their_shares():
-    small_head('danet', DROPOUT=0.0, EXTRA_WEIGHTS=(0.5, 0.25), AUX_WEIGHT=0.4)
-    net = network.build()
+    small_head('danet', DROPOUT=0.0, AUX_WEIGHT=0.4)
+    net = build()
+    assert net.aux_weights == (1.0, 1.0)
+    net.aux_weights = 0.5, 0.25
     image, label = torch.randn(2, 3, 33, 33), torch.randint(0, 8, (2, 33, 33))
     total, _, _ = net(image, label)
     maps = net.maps(
@@ -356,38 +363,72 @@ def test_outputs_of_the_head_add_their_shares():
     found = net.decode(maps)
     outputs = found['out'], *found['aux'], net.aux(maps[2])
     terms = [
-        F.cross_entropy(network.upsample(x, (33, 33)), label, reduction='none').sum((1, 2))
-        for x in outputs
+        F.cross_entropy(upsample(x, (33, 33)), label, reduction='none').sum((1, 2)) for x in outputs
     ]
     assert_close(total, sum(w * x for w, x in zip((1, 0.5, 0.25, 0.4), terms, strict=True)), 1e-5)
-    put(EXTRA_WEIGHTS=None)
-    assert network.build().extra_weights == (1.0, 1.0)
     assert 'aux' not in net.eval().decode(maps)
 
 
 @pytest.mark.parametrize(
     'values, words',
     [
-        (dict(HEAD='danet', EXTRA_WEIGHTS=(1.0,)), 'has 2 outputs'),
-        (dict(HEAD='fcn', EXTRA_WEIGHTS=(1.0,)), 'has 0 outputs'),
-        (dict(HEAD='semanticfpn', STRIDE=8), 'STRIDE=32'),
-        (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'N_LAYERS=18'),
+        (dict(HEAD='semanticfpn', STRIDE=8), 'does not work with STRIDE = 8; use STRIDE=32'),
+        (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'use N_LAYERS=18 or N_LAYERS=34'),
+        (dict(HEAD_ARGS={'bins': (1,)}), 'HEAD=ema has no arguments; use EM_BASES'),
+        (
+            dict(HEAD='fcn', HEAD_ARGS={'bins': (1,)}),
+            "HEAD=fcn has no argument 'bins'; it has none",
+        ),
+        (
+            dict(HEAD='psp', HEAD_ARGS={'binz': (1,)}),
+            "HEAD=psp has no argument 'binz'; it has bins",
+        ),
+        (dict(HEAD='psp', HEAD_ARGS={'norm': None}), "no argument 'norm'; it has bins"),
+        (dict(HEAD='psp', HEAD_ARGS={1: 2}), 'no argument 1; it has bins'),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': 'x'}), r"'bins': 'x'.* bins to be tuple\[int, ...\]"),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': 3}), "'bins': 3.* numbers of 1 to"),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': ()}), "'bins': ..}"),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': (0, 1)}), 'numbers of 1 to'),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': (1, 2.5)}), 'numbers of 1 to'),
+        (dict(HEAD='psp', HEAD_ARGS={'bins': (10**9,)}), 'numbers of 1 to'),
+        (dict(HEAD='deeplabv3', HEAD_ARGS={'rates': 3}), 'tuple.*None'),
+        (dict(HEAD='deeplabv3', HEAD_ARGS={'paper': 1}), 'paper to be bool'),
+        (dict(HEAD='danet', HEAD_ARGS={'d2': 'yes'}), 'd2 to be bool'),
+        (dict(HEAD='psa', HEAD_ARGS={'type': 'both_'}), "Literal.*'both'"),
+        (dict(HEAD='psa', HEAD_ARGS={'type': ['both']}), "Literal.*'both'"),
+        (dict(HEAD='psa', HEAD_ARGS={'shrink': 0}), 'shrink to be int'),
+        (dict(HEAD='psa', HEAD_ARGS={'shrink': True}), 'shrink to be int'),
+        (dict(HEAD='psa', HEAD_ARGS={'mask': (5, 5, 5)}), 'mask to be int . tuple'),
+        (
+            dict(HEAD='psa', HEAD_ARGS={'mask': (5, 4)}),
+            "'mask': .5, 4..*sides are odd.*'compact': True",
+        ),
     ],
 )
 def test_heads_say_what_they_do_not_go_with(values, words):
     small_net(**values)
-    with pytest.raises(settings.UsageError, match=words):
-        network.build()
+    with pytest.raises(SettingsError, match=words) as e:
+        build()
+    assert config.sentence(e.value) == str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('mask, wanted', [(7, (7, 7)), ((5, 9), (5, 9)), ([5, 9], (5, 9))])
+@torch.no_grad()
+def test_mask_that_is_given(mask, wanted):
+    small_head('psa', HEAD_ARGS={'mask': mask})
+    net = build().eval()
+    assert net.head.mask == wanted
+    net(torch.randn(1, 3, 33, 33))
 
 
 @pytest.mark.parametrize('head', ['psp', 'deeplabv3', 'bisenet'])
 def test_heads_that_need_two_images(head):
     small_head(head)
-    net = network.build()
+    net = build()
     with pytest.raises(ValueError) as e:
         net(torch.randn(1, 3, 33, 33), torch.zeros(1, 33, 33, dtype=torch.uint8))
     assert re.search(
-        f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', launch.sentence(e.value)
+        f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', config.sentence(e.value)
     )
     net.eval()(torch.randn(1, 3, 33, 33))
 
@@ -396,9 +437,9 @@ def test_heads_that_need_two_images(head):
 def test_channels_of_pictures_are_turned_once():
     image = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
     small_net()
-    rgb = network.build().normalise(image)
+    rgb = build().normalise(image)
     put(CHANNELS='bgr')
-    net = network.build().eval()
+    net = build().eval()
     assert (net.normalise(image) == rgb.flip(1)).all() and (net.normalise(rgb) == rgb).all()
     assert (net(image) == net(net.normalise(image))).all()
 
@@ -413,29 +454,29 @@ def test_channels_of_pictures_are_turned_once():
     ],
 )
 def test_forms_of_upsampling(form, width, wanted):
-    y = network.upsample(torch.tensor([0.0, 1, 2, 3]).expand(1, 1, 2, 4), (4, width), form, 2)
+    y = upsample(torch.tensor([0.0, 1, 2, 3]).expand(1, 1, 2, 4), (4, width), form, 2)
     assert y.shape == (1, 1, 4, width) and y[0, 0, 0].tolist() == wanted
 
 
 def test_cropped_upsampling_needs_logits_of_that_stride():
     small_head('semanticfpn', UPSAMPLE='crop')
-    with pytest.raises(settings.UsageError, match='UPSAMPLE=crop.*UPSAMPLE=corners'):
-        network.build().eval()(torch.randn(1, 3, 65, 65))
+    with pytest.raises(SettingsError, match='UPSAMPLE=crop.*UPSAMPLE=corners'):
+        build().eval()(torch.randn(1, 3, 65, 65))
 
 
 @torch.no_grad()
 def test_attention_of_psa_follows_the_size():
     """Maps of any size; compact ones only of the training crop."""
     small_head('psa')
-    net = network.build().eval()
+    net = build().eval()
     assert net.head.mask == (5, 5)
     for h, w in ((33, 33), (65, 33), (9, 41), (40, 57)):
         assert net(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
-    put(PSA_COMPACT=True)
-    net = network.build().eval()
+    put(HEAD_ARGS={'compact': True})
+    net = build().eval()
     assert net.head.mask == (3, 3)
     net(torch.randn(1, 3, 33, 33))
-    with pytest.raises(settings.UsageError, match='3x3 positions.*5x3.*TEST_CROP'):
+    with pytest.raises(SettingsError, match="'compact': True.*3x3 positions.*5x3.*TEST_CROP"):
         net(torch.randn(1, 3, 65, 33))
 
 
@@ -449,28 +490,30 @@ def test_attention_of_psa_follows_the_size():
     ],
 )
 def test_mask_follows_the_crop(crop, compact, wanted):
-    assert network.mask_side(crop, 8, 2, compact) == wanted
+    assert mask_side(crop, 8, 2, compact) == wanted
 
 
 def test_dropout_is_as_set():
     small_net(DROPOUT=0.25)
-    assert [m.p for m in network.build().modules() if isinstance(m, nn.Dropout2d)] == [0.25]
+    assert [m.p for m in build().modules() if isinstance(m, nn.Dropout2d)] == [0.25]
 
 
 def test_unknown_head():
-    with pytest.raises(settings.UsageError, match="'emaa'.*did you mean ema"):
-        network.build(head='emaa')
+    with pytest.raises(SettingsError, match="'emaa'.*did you mean ema"):
+        build(HEAD='emaa')
+    with pytest.raises(SettingsError, match="'x': .* use one of ema, fcn, psp"):
+        build(HEAD='x')
 
 
-def test_arguments_go_before_settings():
-    small_net()
-    assert network.build(head='fcn', n_classes=5)(torch.randn(2, 3, 33, 33)).shape[1] == 5
+def test_number_of_classes_is_an_argument():
+    small_net(HEAD='fcn')
+    assert build(n_classes=5)(torch.randn(2, 3, 33, 33)).shape[1] == 5
 
 
 @pytest.mark.parametrize('n_classes, wanted', [(None, 8), (19, 19)])
 def test_classes_follow_from_the_data_set(n_classes, wanted):
     small_net(N_CLASSES=n_classes)
-    assert network.build().fc2.out_channels == wanted
+    assert build().fc2.out_channels == wanted
 
 
 # ------------------------------------------------------------------------------------------------------------ the unit
@@ -597,37 +640,24 @@ def test_other_bases_do_not_move_by_themselves(update):
     assert (m.mu == old).all()
 
 
-@torch.no_grad()
-def test_stages_of_the_evaluation():
-    x, state = torch.randn(2, 12, 5, 5), unit().state_dict()
-    m = unit(stages=2, test_stage_num=5)
-    m.load_state_dict(state)
-    for stages, training in ((2, True), (5, False)):
-        plain = unit(stages=stages)
-        plain.load_state_dict(state)
-        assert (m.train(training).attend(x)[1] == plain.attend(x)[1]).all()
-
-
 def test_unit_takes_its_settings():
     small_net(
         EM_MOM=0.7,
         EM_NORM='layer',
         EM_GRAD=True,
         STAGE_NUM=2,
-        TEST_STAGE_NUM=4,
         EM_UPDATE='none',
         BN_MOM=0.25,
     )
-    m = network.build().emau
+    m = build().emau
     assert (
         m.momentum,
         m.norm,
         m.grad,
         m.stage_num,
-        m.test_stage_num,
         m.update,
         m.conv2[1].momentum,
-    ) == (0.7, 'layer', True, 2, 4, 'none', 0.25)
+    ) == (0.7, 'layer', True, 2, 'none', 0.25)
 
 
 @torch.no_grad()
@@ -645,3 +675,113 @@ def test_unit_computes_bases_of_half_precision_in_float32(kind, rel):
         found = m(x)[1]
     assert found.dtype == torch.float32
     assert_close(found, mu, rel, 'mu')
+
+
+# --------------------------------------------------------------------------------------- outside the project
+
+ROOT = os.path.dirname(os.path.abspath(network.__file__))
+ALONE = """
+import torch
+import torch.nn.functional as F
+
+from heads.frame import SegNet
+from heads.psp import PSP
+from network import EMAU, EMANet, ResNet
+
+
+def mean_loss(logits, label):
+    loss = F.cross_entropy(logits, label, reduction='none')
+    return loss.sum((1, 2)), torch.full((len(label),), float(label[0].numel()))
+
+
+torch.manual_seed(0)
+trunks = [ResNet(18, 'plain', stride=16) for _ in range(2)]
+psp = PSP(trunks[1].widths, 5, channels=16, dropout=0.1, norm=torch.nn.BatchNorm2d)
+nets = [EMANet(trunks[0], 5, EMAU(32, 8), width=16, criterion=mean_loss), SegNet(trunks[1], psp, mean_loss)]
+for net in nets:
+    image, label = torch.randint(256, (2, 3, 65, 49)).byte(), torch.randint(5, (2, 65, 49))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    loss_sum, count, mu = net(image, label)
+    (loss_sum.sum() / count.sum()).backward()
+    optimizer.step()
+    if mu is not None:
+        old = net.emau.mu.clone()
+        net.update_bases(mu.detach().mean(0))
+        assert (net.emau.mu != old).any()
+    net.eval()
+    with torch.no_grad():
+        wanted = net(image)
+        found = torch.export.export(net, (image,)).module()(image)
+    assert wanted.shape == (2, 5, 65, 49) and torch.equal(found, wanted)
+print('all well')
+"""
+
+
+def test_networks_work_outside_the_project(tmp_path):
+    """network.py, heads/ and sync_bn/ copied into an empty folder, and a process that sees nothing else of the project."""
+    shutil.copy(os.path.join(ROOT, 'network.py'), tmp_path)
+    for name in ('heads', 'sync_bn'):
+        shutil.copytree(
+            os.path.join(ROOT, name), tmp_path / name, ignore=shutil.ignore_patterns('__pycache__')
+        )
+    (tmp_path / 'alone.py').write_text(ALONE)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+    done = subprocess.run(
+        [sys.executable, 'alone.py'], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert done.stdout == 'all well\n', done.stderr
+
+
+def test_imports_of_the_networks():
+    """They import torch, the standard library and each other."""
+    files = [os.path.join(ROOT, 'network.py')]
+    for folder in ('heads', 'sync_bn'):
+        names = sorted(os.listdir(os.path.join(ROOT, folder)))
+        files += [os.path.join(ROOT, folder, name) for name in names if name.endswith('.py')]
+    assert len(files) > 15
+    for path in files:
+        with open(path) as f:
+            tree = ast.parse(f.read())
+        imported = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split('.')[0] for alias in node.names}
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split('.')[0])
+        above = imported - sys.stdlib_module_names - {'torch', 'heads', 'sync_bn'}
+        assert not above, f'{path} imports {above}'
+        assert path.endswith('network.py') or 'network' not in imported
+
+
+@pytest.mark.parametrize('head', HEAD_NAMES)
+@torch.no_grad()
+def test_export(head):
+    """torch.export of a network in evaluation gives its outputs, and leaves it as it was."""
+    small_head(head)
+    net = shake(build()).eval()
+    image = recipe.image(33, 33, 3)
+    wanted = net(image)
+    assert_close(torch.export.export(net, (image,)).module()(image), wanted, 1e-6)
+    assert (net(image) == wanted).all()
+
+
+@torch.no_grad()
+def test_compile_without_a_break():
+    small_net()
+    net = shake(build()).eval()
+    image = recipe.image(33, 33, 3)
+    compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
+    assert_close(compiled(image), net(image), 1e-5)
+
+
+@torch.no_grad()
+def test_default_type_is_followed():
+    small_net(AUX_WEIGHT=0.4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = build(class_weights=[1.0] * 8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    tensors = [*net.parameters(), *net.buffers()]
+    assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float64}
+    assert net.eval()(torch.zeros(1, 3, 33, 33, dtype=torch.uint8)).dtype == torch.float64

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
+from utils import visualize
 
 pytestmark = pytest.mark.filterwarnings('error')
 COLOURS = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200], [255, 255, 0]], np.uint8)
@@ -30,11 +30,11 @@ def test_a_palette_png_holds_indices_and_colours(tmp_path):
     ids = np.random.default_rng(0).integers(0, 4, (13, 7), np.uint8)
     ids[0, 0] = 255  # void is black
     path = tmp_path / 'a' / 'ü b' / 'index.png'
-    pictures.save(str(path), ids, COLOURS)
+    visualize.save(str(path), ids, COLOURS)
     with Image.open(path) as picture:
         assert picture.mode == 'P' and (np.array(picture) == ids).all()
         shown = np.array(picture.convert('RGB'))
-    assert (shown == pictures.colour(ids, COLOURS)).all() and (
+    assert (shown == visualize.colour(ids, COLOURS)).all() and (
         shown[ids < 4] == COLOURS[ids[ids < 4]]
     ).all()
     assert shown[0, 0].tolist() == [0, 0, 0]
@@ -50,13 +50,13 @@ def test_a_palette_png_holds_indices_and_colours(tmp_path):
     ],
 )
 def test_pixels_come_back(tmp_path, pixels):
-    pictures.save(str(tmp_path / 'p.png'), pixels)
+    visualize.save(str(tmp_path / 'p.png'), pixels)
     assert (read(tmp_path / 'p.png') == pixels).all() and os.listdir(tmp_path) == ['p.png']
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path, before = tmp_path / 'p.png', noise(4, 4)
-    pictures.save(str(path), before)
+    visualize.save(str(path), before)
 
     def full(self, f, *args, **kwargs):
         f.write(b'\x89PNG half of it')
@@ -67,7 +67,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, 'save', full)
     for place in (path, tmp_path / 'new' / 'q.png'):
         with pytest.raises(OSError, match='No space left'):
-            pictures.save(str(place), noise(4, 4, 1))
+            visualize.save(str(place), noise(4, 4, 1))
     assert (read(path) == before).all()
     assert os.listdir(tmp_path / 'new') == [] and sorted(os.listdir(tmp_path)) == ['new', 'p.png']
 
@@ -84,8 +84,8 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         (['/d/ü.png'], ['ü']),
     ],
 )
-def test_stems_tell_all_apart(paths, wanted):
-    assert pictures.stems(paths) == wanted
+def test_output_names_tell_all_apart(paths, wanted):
+    assert visualize.output_names(paths) == wanted
 
 
 # ---------------------------------------------------------------------------------------------------- colours and errors
@@ -96,10 +96,10 @@ def test_errors_are_right_wrong_or_void():
         np.array([[0, 0, 1], [1, 255, 11]], np.uint8),
         np.array([[0, 1, 1], [0, 255, 0]], np.uint8),
     )
-    found = pictures.errors(label, pred, 11)
+    found = visualize.errors(label, pred, 11)
     wanted = [
-        [pictures.RIGHT, pictures.WRONG, pictures.RIGHT],
-        [pictures.WRONG, pictures.VOID, pictures.VOID],
+        [visualize.RIGHT, visualize.WRONG, visualize.RIGHT],
+        [visualize.WRONG, visualize.VOID, visualize.VOID],
     ]
     assert found.dtype == np.uint8 and found.tolist() == np.array(wanted).tolist()
 
@@ -107,7 +107,7 @@ def test_errors_are_right_wrong_or_void():
 def test_an_overlay_is_half_and_half():
     image, coloured = noise(20, 30), noise(20, 30, 1)
     image[0], coloured[0] = 255, 255
-    found = pictures.overlay(image, coloured)
+    found = visualize.overlay(image, coloured)
     assert found.dtype == np.uint8
     assert np.abs(found - (image.astype(float) + coloured) / 2).max() <= 1
 
@@ -125,7 +125,7 @@ def test_a_legend_shows_what_occurs_most_frequent_first():
     ids = np.zeros((10, 10), np.uint8)
     ids[:7], ids[7:9] = 3, 1
     ids[9] = 255
-    found = pictures.legend(ids, NAMES, COLOURS, 400)
+    found = visualize.legend(ids, NAMES, COLOURS, 400)
     assert found.dtype == np.uint8 and found.shape[1:] == (400, 3)
     places = {i: np.argwhere((found == COLOURS[i]).all(2)) for i in range(4)}
     assert len(places[3]) > 50 and len(places[1]) > 50 and not len(places[0]) and not len(places[2])
@@ -140,7 +140,7 @@ def test_a_legend_shows_what_occurs_most_frequent_first():
 )
 @pytest.mark.parametrize('width', [1, 56, 3000])
 def test_legends_of_odd_inputs(ids, width):
-    found = pictures.legend(ids.astype(np.uint8), NAMES, COLOURS, width)
+    found = visualize.legend(ids.astype(np.uint8), NAMES, COLOURS, width)
     assert found.dtype == np.uint8 and found.shape[1:] == (width, 3) and found.shape[0] >= 4
     if width > 1:
         assert (found.min() == 255) == (
@@ -151,7 +151,7 @@ def test_legends_of_odd_inputs(ids, width):
 def test_a_legend_of_171_classes():
     colours, names = many(171)
     ids = np.arange(171, dtype=np.uint8)[None].repeat(3, 0)
-    found = pictures.legend(ids, names, colours, 500)
+    found = visualize.legend(ids, names, colours, 500)
     assert {*map(tuple, colours.tolist())} <= {
         *map(tuple, np.unique(found.reshape(-1, 3), axis=0).tolist())
     }
@@ -167,7 +167,7 @@ def test_sheets_of_odd_pictures(shape):
         ('as first', noise(*shape)),
     ]
     for columns, width in itertools.product((1, 4, 8), (20, 300)):
-        found = pictures.sheet(tiles, columns, width)
+        found = visualize.sheet(tiles, columns, width)
         height, caption = (
             min(2 * width, round(width * shape[0] / shape[1])),
             round(1.5 * max(10, width // 22)),
@@ -181,13 +181,13 @@ def test_sheets_of_odd_pictures(shape):
 
 
 def test_a_sheet_of_a_very_wide_picture():
-    found = pictures.sheet([('strip', noise(1, 1000)), ('strip', noise(1, 1000))], 2)
+    found = visualize.sheet([('strip', noise(1, 1000)), ('strip', noise(1, 1000))], 2)
     assert found.shape[1:] == (2 * 304, 3)
 
 
 def test_a_sheet_shows_the_pictures_row_by_row():
     tiles = [(f'{i}', noise(30, 40, i)) for i in range(3)]
-    found = pictures.sheet(tiles, 2, width=40)
+    found = visualize.sheet(tiles, 2, width=40)
     below = 30 + 15 + 4
     assert (
         (found[:30, :40] == tiles[0][1]).all()
@@ -198,11 +198,11 @@ def test_a_sheet_shows_the_pictures_row_by_row():
     assert (found[below:, 44:] == 255).all()
 
 
-def test_heat_is_ordered_by_use():
+def test_heatmaps_is_ordered_by_use():
     maps = np.zeros((4, 5, 6), np.float32)
     maps[2], maps[0, :3], maps[3, 0, 0] = 0.5, 0.5, 1
     image = noise(50, 60)
-    found = pictures.heat(image, maps, 60)
+    found = visualize.heatmaps(image, maps, 60)
     assert [caption for caption, _ in found] == [
         '2: 60.0 %, up to 0.50',
         '0: 36.0 %, up to 0.50',
@@ -216,16 +216,20 @@ def test_heat_is_ordered_by_use():
     assert np.ptp(found[3][1], 2).max() == 0  # the grey picture
 
 
-def test_heat_of_one_pixel():
-    assert pictures.heat(noise(1, 1), np.ones((2, 1, 1), np.float32), 7)[1][1].shape == (7, 7, 3)
+def test_heatmaps_of_one_pixel():
+    assert visualize.heatmaps(noise(1, 1), np.ones((2, 1, 1), np.float32), 7)[1][1].shape == (
+        7,
+        7,
+        3,
+    )
 
 
-def test_heat_of_large_pictures_is_small():
+def test_heatmaps_of_large_pictures_is_small():
     """Many maps of a street scene, or of a strip, are never held at its size."""
     for size, wanted in (((400, 800), (80, 160)), ((4000, 8), (320, 1))):
         assert all(
             p.shape == (*wanted, 3)
-            for _, p in pictures.heat(noise(*size), np.ones((3, 4, 4), np.float32), 160)
+            for _, p in visualize.heatmaps(noise(*size), np.ones((3, 4, 4), np.float32), 160)
         )
 
 
@@ -238,7 +242,7 @@ def test_charts(n):
     matrix = np.random.default_rng(0).integers(0, 10**9, (n, n))
     matrix[n // 2 :] = 0  # not in the labels
     iou = [i / n if i % 3 else None for i in range(n)]
-    for found in (pictures.confusion(matrix, names), pictures.bars(iou, names, 'Title: 3 %')):
+    for found in (visualize.confusion(matrix, names), visualize.bars(iou, names, 'Title: 3 %')):
         assert (
             found.dtype == np.uint8
             and found.ndim == 3
@@ -249,7 +253,7 @@ def test_charts(n):
 
 
 def test_bars_of_nothing():
-    assert pictures.bars([None, None], ['a', 'b'], 'nothing').shape[2] == 3
+    assert visualize.bars([None, None], ['a', 'b'], 'nothing').shape[2] == 3
 
 
 def blue(picture):
@@ -260,11 +264,11 @@ def blue(picture):
 def test_charts_show_their_numbers():
     """Rows of a confusion matrix are shares of their own sum; bars of present classes alone, longer ones above."""
     right, wrong = (
-        blue(pictures.confusion(np.array(m), ['a', 'b'])[:, :-150])
+        blue(visualize.confusion(np.array(m), ['a', 'b'])[:, :-150])
         for m in ([[9, 0], [0, 10**6]], [[0, 9], [10**6, 0]])
     )
     assert 0.9 < right.sum() / wrong.sum() < 1.1 and (right & wrong).sum() < 0.2 * right.sum()
-    found = blue(pictures.bars([0.25, None, 1.0], ['a', 'b', 'c'], 'some')).sum(1)
+    found = blue(visualize.bars([0.25, None, 1.0], ['a', 'b', 'c'], 'some')).sum(1)
     lengths = [n for n, _ in itertools.groupby(found[found > 30])]
     assert len(lengths) == 2 and 3.8 < lengths[0] / lengths[1] < 4.2
 
@@ -273,7 +277,7 @@ def test_charts_take_names_as_they_are():
     """... and do not set them as formulas."""
     names = ['$x^$', '5 $', '_', '{']
     assert (
-        pictures.confusion(np.eye(4), names).shape[2]
-        == pictures.bars([1.0] * 4, names, '$\\no{formula$').shape[2]
+        visualize.confusion(np.eye(4), names).shape[2]
+        == visualize.bars([1.0] * 4, names, '$\\no{formula$').shape[2]
         == 3
     )

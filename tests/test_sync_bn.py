@@ -5,10 +5,10 @@ import io
 
 import pytest
 import torch
+from helpers import assert_close, in_threads, replicate
 from torch import nn
 
 import sync_bn
-from helpers import assert_close, in_threads, replicate
 from sync_bn import BatchNorm2d
 
 
