@@ -8,6 +8,7 @@ A mistake of the user's is one sentence on stderr and status 1, wrong usage stat
 import argparse
 import ast
 import difflib
+import glob
 import math
 import os
 import signal
@@ -182,24 +183,22 @@ def check_range(name, number, where):
 def read_recipe(path):
     """Return the settings of a recipe file, {name: value}: KEY = literal lines and comments."""
     if not os.path.isfile(path):
-        folder = os.path.dirname(path) or '.'
-        there = []
-        if os.path.isdir(folder):
-            names = sorted(os.listdir(folder))
-            there = [os.path.join(folder, name) for name in names if name.endswith('.py')]
+        folder = glob.escape(os.path.dirname(path) or '.')
+        there = sorted(glob.glob(os.path.join(folder, '*.py')))
         hint = nearest(path, there) or '; recipes/ holds the ones of this project'
         raise UsageError(f'{path}: there is no such recipe file{hint}')
-    values = {}
+    written, lines, values = {}, {}, {}
     try:
         with open(path, encoding='utf-8-sig') as f:
             statements = ast.parse(f.read()).body
         for line in statements:
             if isinstance(line, ast.Assign) and len(line.targets) == 1:
                 name = line.targets[0].id
-                value = ast.literal_eval(line.value)
-                values[name] = convert(name, value, f'{path}, line {line.lineno}')
+                written[name], lines[name] = ast.literal_eval(line.value), line.lineno
             elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):
                 raise ValueError('only KEY = value lines are allowed')
+        for name, value in older.recipe(written).items():
+            values[name] = convert(name, value, f'{path}, line {lines.get(name, 1)}')
     except (ValueError, SyntaxError, AttributeError, UnicodeDecodeError) as e:
         raise UsageError(f'{path} is not a recipe: {e}') from None
     return values
@@ -207,7 +206,9 @@ def read_recipe(path):
 
 def read_argument(word):
     """Return (name, value) of a word KEY=value: a Python literal, or a string without quotes."""
-    name, _, text = word.partition('=')
+    name, equals, text = word.partition('=')
+    if not equals and name in current():
+        raise UsageError(f'{word}: a setting needs a value; write {word}=VALUE')
     is_text = type(current().get(name)) is str and name not in get_type_hints(settings)
     try:
         value = text if is_text else ast.literal_eval(text)

@@ -89,6 +89,13 @@ def scales(name, values, mode):
     return values
 
 
+def recipe(values):
+    """Return the settings of a recipe; translated if it is an older run's, which holds all."""
+    if {'HEAD', 'LOSS', 'SCALES', 'SCALE_MODE'} <= set(values):
+        return translated(values)
+    return values
+
+
 def translated(kept):
     """Return settings {name: value} kept by this version or an older one under today's names.
 
