@@ -180,7 +180,7 @@ def make(old, work, name, before, today):
     call(old, 'train.py', *args)
     call(old, 'eval.py', *args)
     for here, there in rebuild.TEXT_FILES.items():
-        text = (logs / there).read_text().replace(str(work), '/work')
+        text = (logs / there).read_text().replace(str(work), '.')
         (out / here).write_text(text)
     files = describe(models)
     (out / 'files.json').write_text(json.dumps(files, separators=(',', ':')))
