@@ -30,7 +30,8 @@ from benchmarks import measure
 from eval import predict, protocol
 from heads import HEADS
 from heads.blocks import Head
-from utils import config, distributed
+from utils import config, distributed, script
+from utils.config import UsageError
 from utils.table import table
 
 FORMS = (  # of the EMANet paper's Table 1, and of the heads' own papers
@@ -290,6 +291,8 @@ def time_cells(kind, variant, rounds, words=()):
 def main(flags):
     if flags.child:
         return child(*flags.child)
+    if (flags.size or flags.markdown) and not flags.all:
+        raise UsageError('--size and --markdown go with --all')
     world = measure.start()
     if flags.all:
         bench_all(flags)
@@ -298,4 +301,4 @@ def main(flags):
 
 
 if __name__ == '__main__':
-    config.run(main, parser())
+    script.run(main, parser())

@@ -18,10 +18,10 @@ import dataset
 import network
 import settings
 from heads import HEADS
-from heads.blocks import Head
+from heads.blocks import Head, SettingsError
 from heads.psa import mask_side
 from utils import config
-from utils.config import UserError
+from utils.config import UsageError, UserError
 from utils.conversion import FAMILIES
 from utils.describe import (
     NETWORK,
@@ -181,7 +181,8 @@ def resume(net, optimizer, scaler, images):
     if differ:
         raise UserError(
             f'{path} is of a run with other settings ({"; ".join(differ)}); '
-            'choose another NAME, use the old settings, or run clean.sh'
+            'choose another NAME, run clean.sh, or go on with the settings, and the version, '
+            'that it began with'
         )
     before = state.get('images', images)
     if before != images:
@@ -301,13 +302,13 @@ def load_network(path, explicit=()):
     """
     file = open_file(read(path), path)
     given = {}
-    for name in (*NETWORK, 'N_CLASSES', 'CROP_SIZE'):
+    for name in (*NETWORK, 'N_CLASSES', 'CROP_SIZE', 'TEST_CROP'):
         if name in explicit and getattr(settings, name) is not None:
             given[name] = getattr(settings, name)
     try:
         told, released = describe(file, given, mask_side)
     except (TypeError, ArithmeticError) as e:  # HEAD_ARGS are checked by the head, later
-        raise UserError(f'{path}: its settings or HEAD_ARGS are not valid ({e})') from None
+        raise UsageError(f'{path}: its settings or HEAD_ARGS are not valid ({e})') from None
     strides = HEADS.get(told.get('HEAD'), Head).strides
     stride_unknown = not file.settings and not released
     if stride_unknown and settings.STRIDE not in strides:
@@ -322,6 +323,8 @@ def load_network(path, explicit=()):
     try:
         with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
             net = network.build(n_classes, SimpleNamespace(**(config.current() | values)))
+    except SettingsError as e:
+        raise UsageError(f'{path}: {e}') from None
     except (ValueError, TypeError, RuntimeError) as e:
         raise UserError(f'{path}: {e}') from None
     report = compare(net, file)
@@ -402,9 +405,7 @@ def load_trunk(net):
 def fetch_torchvision():
     """Return the file with torchvision's weights for the trunk, fetched if it is not there."""
     if settings.STEM == 'deep':
-        raise config.UsageError(
-            "PRETRAINED='torchvision' has the plain stem; use STEM=plain with it"
-        )
+        raise UsageError("PRETRAINED='torchvision' has the plain stem; use STEM=plain with it")
     every = torchvision.models.get_model_weights(f'resnet{settings.N_LAYERS}')
     weights = every['IMAGENET1K_V1']
     path = os.path.join(settings.MODEL_DIR, 'pretrained', os.path.basename(weights.url))

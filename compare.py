@@ -23,7 +23,7 @@ import sys
 import textwrap
 from statistics import median
 
-from utils import config
+from utils import script
 from utils.config import UserError
 from utils.runs import number, read_runs
 from utils.table import table
@@ -215,26 +215,13 @@ def class_table(runs, width, markdown=False):
 # ------------------------------------------------------------------------------------------- script
 
 
-class Parser(config.Parser):
-    """The parser of a script without settings: all words that are no flags are folders."""
-
-    def __init__(self):
-        argparse.ArgumentParser.__init__(
-            self,
-            description=__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument('folders', nargs='*', metavar='FOLDER')
-        self.add_argument('--classes', action='store_true', help='a table of the IoU of each class')
-        self.add_argument('--em', action='store_true', help='columns of how the EM unit clustered')
-        self.add_argument('--markdown', action='store_true', help='tables for a document')
-        self.add_argument('--plot', metavar='FILE.png', type=png_file, help='draw the curves')
-
-    def read(self, words):
-        flags = self.parse_intermixed_args(words)
-        flags.settings = []
-        return flags
+def parser():
+    parser = script.Parser(__doc__, inputs='FOLDER', reads_settings=False)
+    parser.add_argument('--classes', action='store_true', help='a table of the IoU of each class')
+    parser.add_argument('--em', action='store_true', help='columns of how the EM unit clustered')
+    parser.add_argument('--markdown', action='store_true', help='tables for a document')
+    parser.add_argument('--plot', metavar='FILE.png', type=png_file, help='draw the curves')
+    return parser
 
 
 def png_file(text):
@@ -268,7 +255,7 @@ def main(flags):
         problems.append(problem)
         print(f'compare.py: {problem}', file=sys.stderr)
 
-    runs = read_runs(flags.folders, report, HERE)
+    runs = read_runs(flags.inputs, report, HERE)
     width = shutil.get_terminal_size((150, 24)).columns
     if runs:
         print(*overview(runs, width, flags.markdown, flags.em), sep='\n')
@@ -283,4 +270,4 @@ def main(flags):
 if __name__ == '__main__':
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `| head`, which has enough
     sys.stdout.reconfigure(errors='backslashreplace')  # names of folders may be any bytes
-    config.run(main, Parser())
+    script.run(main, parser())

@@ -26,7 +26,7 @@ import network
 import settings
 from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
-from utils import config, distributed
+from utils import config, distributed, script
 from utils.config import UsageError, UserError
 from utils.files import atomic_write
 
@@ -300,7 +300,8 @@ def evaluate(net, data, world, p=None, on_image=None, count=None):
                 on_device = image.to(world.device, non_blocking=True)
                 preds = predict(net, on_device, p, beside_single)
             except (UserError, SettingsError) as e:
-                raise UserError(f'{data.pairs[indices[0]][0]}: {e}') from None
+                error = UsageError if isinstance(e, SettingsError) else type(e)
+                raise error(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
                 true = label.to(world.device, non_blocking=True)
                 for matrix, pred in zip(matrices, preds, strict=True):
@@ -411,7 +412,7 @@ def main(flags):
 
 
 if __name__ == '__main__':
-    parser = config.Parser(__doc__)
+    parser = script.Parser(__doc__)
     parser.add_argument('--rescore', metavar='DIR', help='score the index pictures in DIR')
     parser.add_argument('--raw', action='store_true', help='they hold values of label files')
-    config.run(main, parser)
+    script.run(main, parser)

@@ -25,7 +25,7 @@ import network
 import settings
 from datasets.files import read_image
 from eval import load, protocol, scores
-from utils import config, distributed, visualize
+from utils import config, distributed, script, visualize
 from utils.config import UsageError, UserError
 from utils.files import atomic_write
 
@@ -102,7 +102,7 @@ class Reader:
         try:
             return read_image(self.files[index][0], upright=True)
         except (UserError, OSError) as e:
-            return config.sentence(e)
+            return script.sentence(e)
 
 
 def read_frames(video, count):
@@ -284,7 +284,7 @@ def attempt(task, path, *args):
         task(*args)
         return 0
     except Exception as e:
-        words = config.sentence(e)
+        words = script.sentence(e)
         if words is None or isinstance(e, OSError):  # no fault of the file
             raise
         if not words.startswith(path):
@@ -356,10 +356,10 @@ def main(flags):
 
 
 if __name__ == '__main__':
-    parser = config.Parser(__doc__, inputs='picture | video | folder | pattern')
+    parser = script.Parser(__doc__, inputs='picture | video | folder | pattern')
     parser.add_argument('--bases', action='store_true', help='maps of the bases, most used first')
     parser.add_argument('--probabilities', action='store_true', help='float16 arrays, as .npy')
     parser.add_argument(
         '--compare', nargs=2, metavar=('A.pth', 'B.pth'), help='two checkpoints side by side'
     )
-    config.run(main, parser)
+    script.run(main, parser)

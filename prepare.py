@@ -31,7 +31,7 @@ from preparation.sources import (
     deep_stem_url,
     plain_stem_url,
 )
-from utils import config
+from utils import config, script
 from utils.config import UsageError, UserError
 from utils.table import table as text_table
 
@@ -157,8 +157,13 @@ def main(flags):
         raise UsageError(f'name one file after weights: {", ".join(WEIGHTS)}')
     if name != 'weights' and more:
         raise UsageError(f'{more[0]}: one data set at a time')
-    if (flags.split and not walks) or (walks and name == 'weights'):
-        raise UsageError('--split goes with --check or --cache, and those with a data set')
+    if name == 'weights' and (walks or flags.split):
+        raise UsageError(
+            '--check, --cache and --split go with a data set; prepare.py weights NAME checks the '
+            'file where it is there already'
+        )
+    if flags.split and not walks:
+        raise UsageError('--split goes with --check or --cache')
     if name == 'weights':
         return weights(more[0])
     config.put({'DATASET': name, 'DATA_ROOT': flags.root or settings.DATA_ROOT})
@@ -175,7 +180,7 @@ def main(flags):
 
 def parser():
     """Return the parser of the command line."""
-    words = config.Parser(__doc__, inputs='NAME')
+    words = script.Parser(__doc__, inputs='NAME')
     words.add_argument('--root', metavar='DIR', help='DATA_ROOT')
     words.add_argument(
         '--split', metavar='NAME', default='', help='of --check and --cache; a,b: two'
@@ -188,4 +193,4 @@ def parser():
 if __name__ == '__main__':
     # so that half-written folders are removed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config.run(main, parser())
+    script.run(main, parser())

@@ -2,100 +2,102 @@
 
 Edit this file, or name a recipe and single values on the command line:
     python train.py recipes/camvid.py BATCH_SIZE=8 LR=5e-3
+A value must be of the type that stands at its name.
 """
 
 from typing import Literal
 
 # ---- run
-NAME = ''  # of the run, which names its folders; '' = the recipe's name, else 'default'
-SEED = 0  # initial weights, order of the images, augmentation, dropout
+NAME: str = ''  # of the run, which names its folders; '' = the recipe's name, else 'default'
+SEED: int = 0  # initial weights, order of the images, augmentation, dropout
 DEVICES: Literal['auto', 'cpu'] | tuple[int, ...] = 'auto'  # all GPUs, else the CPU; or numbers
-LOG_DIR = './logdir'  # events, log.jsonl, scores and a copy of the settings
-MODEL_DIR = './models'  # checkpoints of the runs; trunk weights in MODEL_DIR/pretrained
+LOG_DIR: str = './logdir'  # events, log.jsonl, scores and a copy of the settings
+MODEL_DIR: str = './models'  # checkpoints of the runs; trunk weights in MODEL_DIR/pretrained
 
 # ---- data
-DATASET = 'voc'  # a name in datasets/table.py
-DATA_ROOT = './data'  # the folder that holds the data set's folder, or that folder itself
-TRAIN_SPLIT = 'trainaug'  # splits as datasets/table.py lists them
-VAL_SPLIT = 'val'
+DATASET: str = 'voc'  # a name in datasets/table.py
+DATA_ROOT: str = './data'  # the folder that holds the data set's folder, or that folder itself
+TRAIN_SPLIT: str = 'trainaug'  # splits as datasets/table.py lists them
+VAL_SPLIT: str = 'val'
 N_CLASSES: int | None = None  # None = as many as the data set's table has
-IGNORE_LABEL = 255  # train id of void pixels: in no loss and no score
+IGNORE_LABEL: int = 255  # train id of void pixels: in no loss and no score
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 CHANNELS: Literal['rgb', 'bgr'] = 'rgb'  # order in which the trunk sees them; bgr: detectron2's
-NUM_WORKERS = 4  # loader processes per training process; 0 = load in the training process
+NUM_WORKERS: int = 4  # loader processes per training process; 0 = load in the training process
 
 # ---- augmentation, in this order; SCALES and SHORT_SIDE: two values are a range, else a choice
 SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image
 SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of crops; padding is void
-LONG_SIDE = 0  # pixels: with SHORT_SIDE, the long side is never longer; 0 = no limit
-ROTATE = 0.0  # degrees, at most, either way
-ROTATE_PROB = 1.0  # probability of a rotation (semseg: 0.5)
+LONG_SIDE: int = 0  # pixels: with SHORT_SIDE, the long side is never longer; 0 = no limit
+ROTATE: float = 0.0  # degrees, at most, either way
+ROTATE_PROB: float = 1.0  # probability of a rotation (semseg: 0.5)
 CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
-CAT_MAX_RATIO = 1.0  # crops with a larger share of one class are drawn again; 1 = never
-BLUR = 0.0  # probability of a 5x5 Gaussian blur
-JITTER = 0.0  # brightness, contrast and saturation change by at most this share
-FLIP = 0.5  # probability of a mirror image
+CAT_MAX_RATIO: float = 1.0  # crops with a larger share of one class are drawn again; 1 = never
+BLUR: float = 0.0  # probability of a 5x5 Gaussian blur
+JITTER: float = 0.0  # brightness, contrast and saturation change by at most this share
+FLIP: float = 0.5  # probability of a mirror image
 
 # ---- network
-HEAD = 'ema'  # or a name in heads.HEADS
+HEAD: str = 'ema'  # or a name in heads.HEADS
 HEAD_ARGS: dict = {}  # further arguments of the head: its file in heads/ lists them
 N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
 STEM: Literal['deep', 'plain', 'caffe'] = 'deep'  # see network.ResNet
 STRIDE: Literal[8, 16, 32] = 8  # input pixels per pixel of the trunk's output
 MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # multiplies the dilations of layer4's blocks
 FIRST_BLOCK: Literal['half', 'split', 'layer4', 'all'] = 'half'  # see network.dilations
-PRETRAINED = './models/pretrained/resnet101-2a57e44d.pth'  # or 'torchvision'; '' = from scratch
-INIT = ''  # another segmentation checkpoint to start from; what fits is loaded
+# the trunk's weights: a file, or 'torchvision'; '' = from scratch
+PRETRAINED: str = './models/pretrained/resnet101-2a57e44d.pth'
+INIT: str = ''  # another segmentation checkpoint to start from; what fits is loaded
 BN_MOM: float | None = None  # weight of the new batch; None = 3e-4 from weights, 0.1 from scratch
-DROPOUT = 0.1  # probability of dropping a channel before the classifier
-AUX_WEIGHT = 0.0  # weight of the loss of a second head on layer3; 0 = no such head
+DROPOUT: float = 0.1  # probability of dropping a channel before the classifier
+AUX_WEIGHT: float = 0.0  # weight of the loss of a second head on layer3; 0 = no such head
 UPSAMPLE: Literal['corners', 'centres', 'crop'] = 'corners'  # of logits, see heads/frame.py
-HEAD_CHANNELS = 256  # width of the 3x3 convolution before the classifier
-SECOND_CONV = True  # that convolution after the EM unit; False = the head of the paper's Table 1
-EM_CHANNELS = 512  # width of the EM unit (the paper: 512, 256)
-EM_BASES = 64  # K
-STAGE_NUM = 3  # EM iterations
-EM_MOM = 0.9  # weight of the old bases in the moving average
+HEAD_CHANNELS: int = 256  # width of the 3x3 convolution before the classifier
+SECOND_CONV: bool = True  # that one after the EM unit; False = the head of the paper's Table 1
+EM_CHANNELS: int = 512  # width of the EM unit (the paper: 512, 256)
+EM_BASES: int = 64  # K
+STAGE_NUM: int = 3  # EM iterations
+EM_MOM: float = 0.9  # weight of the old bases in the moving average
 EM_UPDATE: Literal['moving_avg', 'none', 'learnt'] = 'moving_avg'  # how bases change
 EM_NORM: Literal['l2', 'layer', 'none'] = 'l2'  # of each basis, after every iteration
-EM_GRAD = False  # True = gradient through the last responsibilities
+EM_GRAD: bool = False  # True = gradient through the last responsibilities
 
 # ---- optimisation
-BATCH_SIZE = 16  # images per step, over all devices and accumulation
-ACCUMULATE = 1  # parts a batch is cut into, one after the other on the device
-ITER_MAX = 30000  # steps
-LR = 9e-3
-LR_MIN = 0.0  # the rate falls towards this, or ('step') no lower; mmsegmentation: 1e-4
-LR_MOM = 0.9  # momentum of SGD
-WEIGHT_DECAY = 1e-4
+BATCH_SIZE: int = 16  # images per step, over all devices and accumulation
+ACCUMULATE: int = 1  # parts a batch is cut into, one after the other on the device
+ITER_MAX: int = 30000  # steps
+LR: float = 9e-3
+LR_MIN: float = 0.0  # the rate falls towards this, or ('step') no lower; mmsegmentation: 1e-4
+LR_MOM: float = 0.9  # momentum of SGD
+WEIGHT_DECAY: float = 1e-4
 DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
-BIAS_LR_MULT = 2.0  # learning rate of biases, times LR
-HEAD_LR_MULT = 1.0  # learning rate of all that is not trunk, times LR
+BIAS_LR_MULT: float = 2.0  # learning rate of biases, times LR
+HEAD_LR_MULT: float = 1.0  # learning rate of all that is not trunk, times LR
 LR_POLICY: Literal['poly', 'cosine', 'step'] = 'poly'
-POLY_POWER = 0.9
-LR_DECAY = 10  # poly is refreshed at steps this divides (official); 0 = before every step
+POLY_POWER: float = 0.9
+LR_DECAY: int = 10  # poly is refreshed at steps this divides (official); 0 = before every step
 LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate falls to a tenth
-WARMUP = 0  # steps of linear warm-up from a thousandth
-LOSS = 'ce'  # a name in loss.LOSSES
+WARMUP: int = 0  # steps of linear warm-up from a thousandth
+LOSS: str = 'ce'  # a name in loss.LOSSES
 LOSS_ARGS: dict = {}  # further arguments of the loss: loss.py lists them
 LOSS_AVG: Literal['all', 'valid'] = 'all'  # divided by all pixels (official), or by valid ones
 CLASS_WEIGHTS: Literal['', 'median_freq'] | tuple[float, ...] = ''  # 'median_freq' = counted
 AMP: Literal['auto', 'bf16', 'fp16', 'off'] = 'auto'  # bf16 where the device computes in it
-COMPILE = False  # torch.compile of the training step: minutes to start, then faster on GPUs
+COMPILE: bool = False  # torch.compile of the training step: minutes to start, then faster on GPUs
 
 # ---- logging and checkpoints, in steps
-ITER_LOG = 20  # the losses are read and checked
-ITER_VAL = 2000  # validation; the best score keeps its checkpoint; 0 = never
-ITER_SAVE = 2000  # latest.pth, from which a run resumes
+ITER_LOG: int = 20  # the losses are read and checked
+ITER_VAL: int = 2000  # validation; the best score keeps its checkpoint; 0 = never
+ITER_SAVE: int = 2000  # latest.pth, from which a run resumes
 
 # ---- evaluation
-CHECKPOINT = ''  # file; '' = best, else final, else latest of the run
+CHECKPOINT: str = ''  # file; '' = best, else final, else latest of the run
 TEST_SCALES: tuple[float, ...] = (1.0,)  # the paper's: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-TEST_FLIP = False  # mirror images, too
+TEST_FLIP: bool = False  # mirror images, too
 TEST_CROP: int | tuple[int, int] | None = None  # pixels: windows of this size; None = whole images
 TEST_BASE_SIZE: int | None = None  # pixels: long side of an image at scale 1; None = as it is
 TEST_SHORT_SIDE: int | None = None  # pixels: short side at scale 1, as detectron2; None = as it is
 TEST_LONG_SIDE: int | None = None  # pixels: with TEST_SHORT_SIDE, never longer; None = no limit
-TEST_BATCH = 4  # crops (CROP_SIZE) whose pixels go through the network at once: bounds memory
-SAVE_DIR = ''  # folder for predictions: pictures, overlays, charts, server files; '' = none
+TEST_BATCH: int = 4  # crops (CROP_SIZE) whose pixels go through the network at once: bounds memory
+SAVE_DIR: str = ''  # folder for predictions: pictures, overlays, charts, server files; '' = none

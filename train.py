@@ -20,7 +20,7 @@ import loss as losses
 import network
 import settings
 from eval import evaluate, protocol
-from utils import config, distributed, logger
+from utils import config, distributed, logger, script
 from utils.config import UsageError, UserError
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
@@ -404,4 +404,4 @@ def loop(run, batches, stream, stops, bar):
 
 
 if __name__ == '__main__':
-    config.run(main, config.Parser(__doc__))
+    script.run(main, script.Parser(__doc__))

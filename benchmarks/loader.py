@@ -20,7 +20,7 @@ import torch
 import dataset
 import settings
 from benchmarks import measure, reference
-from utils import config, distributed
+from utils import config, distributed, script
 
 
 def parser():
@@ -121,4 +121,4 @@ def main(flags):
 
 
 if __name__ == '__main__':
-    config.run(main, parser())
+    script.run(main, parser())

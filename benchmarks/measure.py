@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import config, distributed
+from utils import config, distributed, script
 
 # ------------------------------------------------------------------------------------------ scripts
 
 
 def parser(description):
     """Return the parser of a benchmark, which has --rounds."""
-    parser = config.Parser(description)
+    parser = script.Parser(description)
     text = 'times each is measured, after a warm-up that is not counted; default 5'
     parser.add_argument('--rounds', type=at_least_one, default=5, metavar='N', help=text)
     return parser

@@ -7,7 +7,7 @@ import torch
 
 import metric
 from benchmarks import measure, reference
-from utils import config
+from utils import script
 
 
 def main(flags):
@@ -25,4 +25,4 @@ def main(flags):
 
 
 if __name__ == '__main__':
-    config.run(main, measure.parser(__doc__))
+    script.run(main, measure.parser(__doc__))

@@ -12,7 +12,7 @@ import network
 import settings
 from benchmarks import measure, reference
 from heads.danet import PAM
-from utils import config
+from utils import config, script
 
 
 def main(flags):
@@ -55,4 +55,4 @@ def step(world, form, x, backward):
 
 
 if __name__ == '__main__':
-    config.run(main, measure.parser(__doc__))
+    script.run(main, measure.parser(__doc__))

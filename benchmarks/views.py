@@ -14,7 +14,7 @@ import settings
 from benchmarks import measure, reference
 from eval import predict, protocol
 from heads.frame import SegNet
-from utils import config
+from utils import config, script
 
 SCALES = 0.5, 0.75, 1.0, 1.25, 1.5, 1.75
 SIZE = 375, 500  # height and width of the picture: VOC's
@@ -69,4 +69,4 @@ def plain(net, picture, crop):
 
 
 if __name__ == '__main__':
-    config.run(main, measure.parser(__doc__))
+    script.run(main, measure.parser(__doc__))

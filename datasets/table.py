@@ -225,6 +225,8 @@ def locate(source):
     if source.make:
         source.make(roots[0])
         return roots[0]
+    if not source.markers:
+        raise UserError(f'there is no folder DATA_ROOT = {settings.DATA_ROOT!r}; {source.get}')
     wanted = f'no folder {" or ".join(source.markers)} in {" or ".join(roots)}'
     raise UserError(
         f'{settings.DATASET} is not in DATA_ROOT = {settings.DATA_ROOT!r} ({wanted}): '

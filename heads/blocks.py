@@ -96,10 +96,11 @@ def check_arguments(head, values, arguments):
             listed = ', '.join(arguments) or 'none'
             raise SettingsError(f'HEAD_ARGS: HEAD={head} has no argument {name!r}; it has {listed}')
         if not accepts(arguments[name], value):
-            kind = inspect.formatannotation(arguments[name])
+            kind = inspect.formatannotation(arguments[name]).replace('typing.', '')
+            if 'int' in kind:
+                kind += f', with numbers of 1 to {LARGEST}'
             raise SettingsError(
-                f'HEAD_ARGS={ {name: value} } is not valid; HEAD={head} expects {name} to be '
-                f'{kind}, with numbers of 1 to {LARGEST}'
+                f'HEAD_ARGS={ {name: value} } is not valid; HEAD={head} expects {name} to be {kind}'
             )
 
 

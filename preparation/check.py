@@ -11,7 +11,7 @@ import dataset
 import loss
 import settings
 from datasets import files, layouts, table
-from utils import config
+from utils import script
 from utils.config import UsageError, UserError
 from utils.table import table as text_table
 
@@ -51,7 +51,9 @@ def splits_there(names):
 
     Without names these are all splits of the data set that are there.
     """
-    expected = dataset.entry().splits or ('train', 'val', 'test')
+    entry = dataset.entry()
+    root = dataset.locate(entry)
+    expected = entry.splits or ('train', 'val', 'test')
     wanted = names or [split for split in expected if split != 'trainval']
     count = 0
     for split in wanted:
@@ -71,10 +73,7 @@ def splits_there(names):
             yield data, missing, None
         count += 1
     if not count:
-        entry = dataset.entry()
-        raise UserError(
-            f'{dataset.locate(entry)}: none of {", ".join(wanted)} is there: {entry.get}'
-        )
+        raise UserError(f'{root}: none of {", ".join(wanted)} is there: {entry.get}')
 
 
 def incomplete_splits(name):
@@ -152,7 +151,7 @@ def inspect(data, index):
     except files.UnknownValues as e:
         return Fault(str(e), e.path, tuple(e.values))
     except (UserError, OSError) as e:
-        return Fault(config.sentence(e))
+        return Fault(script.sentence(e))
     mean, std = cv2.meanStdDev(image)
     mean, std = mean.ravel() / 255, std.ravel() / 255
     pixels = np.zeros(256, int)

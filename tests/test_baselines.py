@@ -29,7 +29,7 @@ from heads.psa import PSA
 from heads.psp import PSP
 from heads.semanticfpn import SemanticFPN
 from sync_bn import BatchNorm2d
-from utils import config
+from utils import script
 
 # layers and stride of the trunk; NETWORKS.md, section 25: parameters and statistics of the head with 19 classes, parameters of its own
 # auxiliary heads; output stride; which maps and whether the image are read; whether batch norm sees one value per image; sizes of the
@@ -267,7 +267,7 @@ def test_one_image_in_training(head):
         return
     with pytest.raises(ValueError, match='Expected more than 1 value per channel') as error:
         call(net, noise(1, 3, 65, 65), trunk)
-    assert config.sentence(error.value)
+    assert script.sentence(error.value)
 
 
 @every_head

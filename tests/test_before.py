@@ -68,8 +68,7 @@ def test_logits(run, before, room):
 def test_scores(run, before, room):
     """eval.py with the recipe alone, whose network is another one."""
     wanted = before(run)
-    crop = ['TEST_CROP=65'] if run == 'psa_compact' else []
-    out = room.ok('eval.py', *crop)
+    out = room.ok('eval.py')
     assert '\nfrom the file: N_LAYERS=' in out
     scores = room.scores()
     for key, value in wanted['scores'].items():

@@ -19,7 +19,7 @@ import network
 import settings
 from heads import HEADS
 from heads.blocks import Head
-from utils import config, conversion, describe, older
+from utils import config, conversion, describe, older, script
 from utils.config import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -258,7 +258,12 @@ def test_masks(built_once, monkeypatch):
     cells(64)
     checkpoint.load_network('net.pth')
     assert settings.HEAD_ARGS['mask'] == 8 and settings.HEAD_ARGS['compact'] is True
-    assert config.sides(settings.CROP_SIZE) == (113, 113)
+    assert settings.CROP_SIZE == settings.TEST_CROP == (113, 113)
+    put(**SHIPPED)
+    put(TEST_CROP=65)  # on the command line: eval.protocol says that it does not suit
+    checkpoint.load_network('net.pth', explicit={'TEST_CROP'})
+    assert settings.TEST_CROP == 65
+    put(**SHIPPED)
     cells(91)
     with pytest.raises(UserError, match=r'the mask of this PSANet has 91 cells, .*HEAD_ARGS=\{'):
         checkpoint.load_network('net.pth')
@@ -365,6 +370,16 @@ def test_a_file_brings_its_settings(values, tmp_path):
         assert (net.eval()(image) == same.eval()(image)).all()
 
 
+@pytest.mark.parametrize('compact', [True, False])
+def test_masks_of_the_other_kind(compact, tmp_path):
+    """No tensor tells them apart where the side is odd, but the settings in the file do."""
+    path = own(tmp_path, HEAD='psa', HEAD_ARGS={'compact': compact, 'mask': 3}, CROP_SIZE=65)
+    config.put(SHIPPED)
+    put(HEAD_ARGS={'compact': not compact})
+    with pytest.raises(UserError, match=r"^\"HEAD_ARGS=\{'compact': .*contradicts the tensors"):
+        checkpoint.load_network(path, explicit={'HEAD_ARGS'})
+
+
 def test_names_of_older_versions(tmp_path):
     """Files that keep settings by their old names load as they did; all were translated."""
     path = own(tmp_path, HEAD='psa', HEAD_ARGS={'mask': (3, 5), 'softmax': False})
@@ -411,6 +426,14 @@ def test_names_of_older_versions(tmp_path):
         ),
         (dict(STEM='plain', STRIDE_IN_1X1=True), dict(STEM='caffe')),
         (dict(STEM='plain', STRIDE_IN_1X1=False), dict(STEM='plain')),
+        (
+            dict(STEM='plain', STRIDE_IN_1X1=True, N_LAYERS=18),  # without bottlenecks
+            dict(STEM='plain', N_LAYERS=18),
+        ),
+        (
+            dict(HEAD='psa', HEAD_ARGS={'mask': (5, 5)}),
+            dict(HEAD='psa', HEAD_ARGS={'mask': 5}),
+        ),
         (dict(TEST_GRID=2, TEST_MODE='test', TEST_STRIDE_RATE=0.5, TEST_AVERAGE='logit'), {}),
         (
             {'N_LAYERS': 'x', 'GONE': 1, 'LR': torch.ones(3), 5: 6, 'HEAD': ['psa']},
@@ -671,7 +694,7 @@ def test_kept_settings_that_are_no_settings(tmp_path):
         with pytest.raises((UserError, ValueError)) as e:
             checkpoint.load_network(save(tmp_path / 'odd.pth', sick))
         assert 'odd.pth' in str(e.value) and '\n' not in str(e.value)
-        assert config.sentence(e.value)
+        assert script.sentence(e.value)
 
 
 # ------------------------------------------------------------------------------------ files that do not do

@@ -301,7 +301,7 @@ def test_workers_started_afresh_name_the_right_table(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_sentence_comes_out_of_the_loader(workers, tmp_path):
-    from utils import config
+    from utils import script
 
     write(
         make_camvid(tmp_path, NUM_WORKERS=workers) + '/trainannot/0000.png',
@@ -310,7 +310,7 @@ def test_sentence_comes_out_of_the_loader(workers, tmp_path):
     data = train_data()
     with pytest.raises(UserError) as e:
         next(iter(dataset.train_loader(data, Batches(4, 0, 4), False)))
-    words = config.sentence(e.value)
+    words = script.sentence(e.value)
     assert words.startswith(str(tmp_path)) and 'label value 12' in words and '\n' not in words
 
 

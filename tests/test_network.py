@@ -23,7 +23,7 @@ from heads.blocks import SettingsError
 from heads.frame import upsample
 from heads.psa import mask_side
 from sync_bn import BatchNorm2d
-from utils import config
+from utils import script
 
 
 def millions(module):
@@ -409,7 +409,7 @@ def test_heads_say_what_they_do_not_go_with(values, words):
     small_net(**values)
     with pytest.raises(SettingsError, match=words) as e:
         build()
-    assert config.sentence(e.value) == str(e.value) and '\n' not in str(e.value)
+    assert script.sentence(e.value) == str(e.value) and '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('mask, wanted', [(7, (7, 7)), ((5, 9), (5, 9)), ([5, 9], (5, 9))])
@@ -428,7 +428,7 @@ def test_heads_that_need_two_images(head):
     with pytest.raises(ValueError) as e:
         net(torch.randn(1, 3, 33, 33), torch.zeros(1, 33, 33, dtype=torch.uint8))
     assert re.search(
-        f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', config.sentence(e.value)
+        f'HEAD={head} may pool, of one image per device; raise BATCH_SIZE', script.sentence(e.value)
     )
     net.eval()(torch.randn(1, 3, 33, 33))
 

@@ -1,12 +1,13 @@
 """override(): recipes and KEY=value, and what it says to mistakes."""
 
 import os
+from typing import get_type_hints
 
 import pytest
 from helpers import settings_kept
 
 import settings
-from utils import config
+from utils import config, script
 from utils.config import UsageError, override
 
 
@@ -170,7 +171,11 @@ def test_mistakes_on_the_command_line(arg, said):
 @pytest.mark.parametrize(
     'text, said',
     [
-        ('import os\n', 'is not a recipe'),
+        ('import os\n', 'is not a recipe: line 1: only KEY = value'),
+        ('"""Mine."""\nA, B = 1, 2\n', 'is not a recipe: line 2: only KEY = value'),
+        ('open("x")\n', 'is not a recipe: line 1: only KEY = value'),
+        ('LR = 0.1\nLR = 1 +\n', 'is not a recipe: line 2: invalid syntax'),
+        ('LR: float\n', 'is not a recipe: line 1: only KEY = value'),
         ('LR = float("1")\n', 'is not a recipe'),
         ('LR += 1\n', 'is not a recipe'),
         ('a, b = 1, 2\n', 'is not a recipe'),
@@ -192,6 +197,72 @@ def test_mistakes_in_a_recipe(text, said, tmp_path):
         override([path])
     assert path in str(e.value) and said in str(e.value)
     assert config.current() == before and not (tmp_path / 'mark').exists()
+
+
+def test_recipe_may_be_lines_of_settings(tmp_path):
+    override([recipe(tmp_path, 'LR: float = 0.25\nSTRIDE: Literal[8, 16] = 16\n')])
+    assert settings.LR == 0.25 and settings.STRIDE == 16
+
+
+@pytest.mark.parametrize(
+    'name, value, said',
+    [
+        ('SECOND_CONV', 'False', "settings.py: SECOND_CONV = 'False' is not valid; expected bool"),
+        ('EM_MOM', 9, 'settings.py: EM_MOM = 9.0 is out of range: expected 0 to 1'),
+        ('LR', '9e-3', "settings.py: LR = '9e-3' is not valid; expected float"),
+        ('STRIDE', 12, 'settings.py: STRIDE = 12 is not valid'),
+        ('PRETRAINED', None, 'settings.py: PRETRAINED = None is not valid; expected str'),
+        ('PSP_BINS', (1, 2), r'settings.py: the setting PSP_BINS was removed; use HEAD_ARGS'),
+        ('SCALE_MODE', 'range', 'settings.py: the setting SCALE_MODE was removed; two values'),
+    ],
+)
+def test_mistakes_in_settings(name, value, said, monkeypatch):
+    """Edited by hand, settings.py is checked like a recipe."""
+    monkeypatch.setitem(vars(settings), name, value)
+    with pytest.raises(UsageError) as e:
+        override([])
+    assert said in str(e.value)
+
+
+def test_settings_of_ones_own(monkeypatch):
+    """A name that a user adds is a setting without a range."""
+    monkeypatch.setitem(vars(settings), 'OFFSET', -3)
+    override([])
+    override(['OFFSET=-4'])
+    assert settings.OFFSET == -4
+    with pytest.raises(UsageError, match="OFFSET = 'far' is not valid; expected int"):
+        override(['OFFSET=far'])
+
+
+def test_every_setting_says_its_type():
+    assert set(get_type_hints(settings)) == set(config.current())
+
+
+def test_a_line_that_is_missing(monkeypatch):
+    monkeypatch.delitem(vars(settings), 'ITER_LOG')
+    with pytest.raises(AttributeError) as e:
+        print(settings.ITER_LOG)
+    assert script.sentence(e.value).startswith('settings.py has no line ITER_LOG = ...')
+
+
+@pytest.mark.parametrize(
+    'word, is_setting',
+    [
+        ('LR=1', True),
+        ('mine.py', True),
+        ('./AB=c.png', False),
+        ('a=b.png', False),
+        ('photo.png', False),
+    ],
+)
+def test_words_of_a_script_with_inputs(word, is_setting):
+    flags = script.Parser('', inputs='picture').read([word])
+    assert (flags.settings, flags.inputs) == (([word], []) if is_setting else ([], [word]))
+
+
+def test_words_of_a_script_without_settings():
+    flags = script.Parser('', inputs='folder', reads_settings=False).read(['LR=1', 'mine.py'])
+    assert (flags.settings, flags.inputs) == ([], ['LR=1', 'mine.py'])
 
 
 def test_recipe_is_read_not_run(tmp_path):

@@ -1,18 +1,14 @@
-"""Settings in force: recipe files, KEY=value and flags on the command line, and how a script ends.
+"""Settings in force: settings.py, then recipe files and KEY=value of the command line, checked.
 
-    config.run(main, parser)    every script's last line: put the command line in force, run main
-    config.current()            all settings as they stand, {name: value}
-A mistake of the user's is one sentence on stderr and status 1, wrong usage status 2.
+config.current()        all settings as they stand, {name: value}
+config.override(words)  put recipes and KEY=value in force
 """
 
-import argparse
 import ast
 import difflib
 import glob
 import math
 import os
-import signal
-import sys
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +25,7 @@ AT_MOST_ONE = (
 )  # fmt: skip
 ABOVE_ZERO = ('STD', 'SCALES', 'CAT_MAX_RATIO', 'TEST_SCALES')
 AT_MOST = {'SCALES': 100, 'TEST_SCALES': 100, 'SEED': 2**63 - 1, 'DROPOUT': 0.99,
-           'IGNORE_LABEL': 255, 'N_CLASSES': 254}  # fmt: skip
+           'ROTATE': 180, 'IGNORE_LABEL': 255, 'N_CLASSES': 254}  # fmt: skip
 
 
 class UserError(Exception):
@@ -141,16 +137,17 @@ def describe(kind):
 def convert(name, value, where):
     """Return `value` in the type of setting `name`; UsageError, naming `where`, if not valid."""
     values = current()
+    replacement = older.replacement(name)
+    if replacement:
+        raise UsageError(
+            f'{where}: the setting {name} was removed; {replacement} '
+            '(docs/checkpoints.md, Removed settings)'
+        )
     if name not in values:
-        replacement = older.replacement(name)
-        if replacement:
-            raise UsageError(
-                f'{where}: the setting {name} was removed; {replacement} '
-                '(docs/checkpoints.md, Removed settings)'
-            )
         hint = nearest(name.upper(), values) or '; settings.py lists them'
         raise UsageError(f'{where}: there is no setting {name}{hint}')
-    kind = get_type_hints(settings).get(name, type(values[name]))
+    kinds = get_type_hints(settings)
+    kind = kinds.get(name, type(values[name]))
     try:
         value = fit(kind, value)
     except ValueError:
@@ -158,7 +155,7 @@ def convert(name, value, where):
             f'{where}: {name} = {value!r} is not valid; expected {describe(kind)}'
         ) from None
     for number in value if isinstance(value, tuple) else (value,):
-        if type(number) in (int, float):
+        if type(number) in (int, float) and name in kinds:  # the others are the user's own
             check_range(name, number, where)
     return value
 
@@ -187,21 +184,45 @@ def read_recipe(path):
         there = sorted(glob.glob(os.path.join(folder, '*.py')))
         hint = nearest(path, there) or '; recipes/ holds the ones of this project'
         raise UsageError(f'{path}: there is no such recipe file{hint}')
-    written, lines, values = {}, {}, {}
     try:
         with open(path, encoding='utf-8-sig') as f:
             statements = ast.parse(f.read()).body
-        for line in statements:
-            if isinstance(line, ast.Assign) and len(line.targets) == 1:
-                name = line.targets[0].id
-                written[name], lines[name] = ast.literal_eval(line.value), line.lineno
-            elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):
-                raise ValueError('only KEY = value lines are allowed')
-        for name, value in older.recipe(written).items():
-            values[name] = convert(name, value, f'{path}, line {lines.get(name, 1)}')
-    except (ValueError, SyntaxError, AttributeError, UnicodeDecodeError) as e:
+    except SyntaxError as e:
+        raise UsageError(f'{path} is not a recipe: line {e.lineno}: {e.msg}') from None
+    except (ValueError, RecursionError, MemoryError) as e:
         raise UsageError(f'{path} is not a recipe: {e}') from None
+    written, lines = {}, {}
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a docstring
+        try:
+            name, value = assignment(statement)
+        except ValueError:
+            raise UsageError(
+                f'{path} is not a recipe: line {statement.lineno}: only KEY = value is allowed, a '
+                'value being a number, text, True, False, None, or a tuple or dict of such'
+            ) from None
+        written[name], lines[name] = value, statement.lineno
+    values = {}
+    for name, value in older.recipe(written).items():
+        values[name] = convert(name, value, f'{path}, line {lines.get(name, 1)}')
     return values
+
+
+def assignment(statement):
+    """Return (name, value) of the syntax tree of `KEY = literal`; ValueError if it is none."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    elif isinstance(statement, ast.AnnAssign) and statement.value:  # as in settings.py
+        target = statement.target
+    else:
+        raise ValueError
+    if not isinstance(target, ast.Name):
+        raise ValueError
+    try:
+        return target.id, ast.literal_eval(statement.value)
+    except (TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError from None
 
 
 def read_argument(word):
@@ -209,7 +230,7 @@ def read_argument(word):
     name, equals, text = word.partition('=')
     if not equals and name in current():
         raise UsageError(f'{word}: a setting needs a value; write {word}=VALUE')
-    is_text = type(current().get(name)) is str and name not in get_type_hints(settings)
+    is_text = get_type_hints(settings).get(name, type(current().get(name))) is str
     try:
         value = text if is_text else ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -220,12 +241,16 @@ def read_argument(word):
 def is_argument(word):
     """Tell whether a word of the command line is KEY=value, not a recipe with = in its name."""
     name, equals, _ = word.partition('=')
+    if word.endswith('.py') and not name.isidentifier():
+        return False
     return name.isupper() or (bool(equals) and not word.endswith('.py'))
 
 
 def override(words):
     """Put recipe files and KEY=value in force, in order; return the names that KEY=value gave."""
     values, explicit = {}, set()
+    for name, value in current().items():
+        values[name] = convert(name, value, 'settings.py')
     for word in words:
         if is_argument(word):
             name, value = read_argument(word)
@@ -287,133 +312,3 @@ def check():
             f'NAME = {settings.NAME!r} cannot name a run: its folders are LOG_DIR/NAME and '
             'MODEL_DIR/NAME; use a plain word'
         )
-
-
-# ----------------------------------------------------------------------------- how a script ends
-
-
-class Parser(argparse.ArgumentParser):
-    """The parser of a script; words that are no flags are settings, or its `inputs`."""
-
-    def __init__(self, description, inputs=None):
-        super().__init__(
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.inputs = inputs
-        self.epilog = 'Settings are recipe files and KEY=value; settings.py lists them.'
-        kinds = ['recipe.py', 'KEY=value']
-        if inputs:
-            kinds.insert(0, inputs)
-        self.add_argument('words', nargs='*', metavar=' | '.join(kinds))
-
-    def read(self, words):
-        """Return the flags of a command line; .settings and .inputs hold its other words."""
-        flags = self.parse_intermixed_args(words)
-        flags.settings, flags.inputs = [], []
-        for word in flags.words:
-            name, equals, _ = word.partition('=')
-            is_setting = word.endswith('.py') or (equals and name.isupper())
-            if is_setting or not self.inputs:
-                flags.settings.append(word)
-            else:
-                flags.inputs.append(word)
-        return flags
-
-    def error(self, message):
-        unknown = message.partition('unrecognized arguments: ')[2]
-        if unknown:
-            word = unknown.split()[0]
-            flags = [flag for flag in self._option_string_actions if flag.startswith('--')]
-            hint = nearest(word.partition('=')[0], flags) or f'; there are {", ".join(flags)}'
-            message = f'{word}: there is no such flag{hint}'
-        raise UsageError(message)
-
-
-def sentence(error):
-    """Return what to tell the user about an exception, or None if it is not the user's mistake.
-
-    Errors of modules that are not imported here are known by the names of their types.
-    """
-    text, kind = str(error), type(error).__name__
-    if isinstance(error, UserError) or kind == 'SettingsError':
-        return text.rsplit(f'{kind}: ', 1)[-1].strip()  # loader processes wrap it in a traceback
-    if is_out_of_memory(error):
-        return (
-            'out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), '
-            'CROP_SIZE or TEST_BATCH, test in windows (TEST_CROP), or use AMP=bf16. '
-            'Checkpoints written so far are whole'
-        )
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return f'{error.filename}: this is a file, not a folder; move it, or choose another folder'
-    if isinstance(error, OSError):
-        default = f'a file in LOG_DIR = {settings.LOG_DIR!r} or SAVE_DIR = {settings.SAVE_DIR!r}'
-        reason = error.strerror or text.strip().splitlines()[-1]
-        return f'{error.filename or default}: {reason}'
-    if kind == 'BrokenBarrierError':
-        return (
-            'a replica of nn.DataParallel failed while the others waited for it, most likely out '
-            'of memory; lower BATCH_SIZE, or start with torchrun'
-        )
-    if 'Expected more than 1 value per channel' in text:
-        return (
-            'batch norm has a single value per channel to train on: a map of 1x1, as '
-            f'HEAD={settings.HEAD} may pool, of one image per device; '
-            'raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE'
-        )
-    closed = 'Connection closed by peer', 'Connection reset by peer', 'remote process'
-    if any(words in text for words in closed):
-        return 'another process failed; its own message says why'
-    if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
-        reason = text.splitlines()[0]
-        return f'a loader process died ({reason}); lower NUM_WORKERS, or give /dev/shm more room'
-    return None
-
-
-def exit_status(error):
-    """Return the exit status of a script that ends by this exception."""
-    if type(error).__name__ == 'SettingsError':
-        return UsageError.code
-    if isinstance(error, UserError):
-        return error.code
-    return 1
-
-
-def is_out_of_memory(error):
-    """Tell whether an exception of torch, OpenCV, numpy or a loader means that memory ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
-        return True
-    signs = (
-        "can't allocate memory",
-        'Insufficient memory',
-        'Unable to allocate',
-        'MemoryError',
-    )
-    return any(words in str(error) for words in signs)
-
-
-def run(main, parser):
-    """Put the command line in force, call main(flags) and end the process.
-
-    The status is what main returns, or 0; a mistake of the user's prints one sentence and gives 1,
-    or 2 for wrong usage. flags.explicit holds the names that were given as KEY=value.
-    """
-    script = os.path.basename(sys.argv[0])
-    try:
-        flags = parser.read(sys.argv[1:])
-        flags.explicit = override(flags.settings)
-        status = main(flags) or 0
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-        status = 128 + signal.SIGINT
-    except Exception as error:
-        words = sentence(error)
-        if words is None:
-            raise
-        print(f'{script}: {words}', file=sys.stderr)
-        status = exit_status(error)
-    distributed = sys.modules.get('torch.distributed')
-    if status == 0 and distributed and distributed.is_initialized():
-        distributed.destroy_process_group()
-    sys.exit(status)

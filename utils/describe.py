@@ -286,13 +286,17 @@ def add_mask(file, told, released, given, mask_side):
     if wanted:
         args = args | {'mask': wanted}
     args = psa_arguments(file.shapes, args, follows, file.path)
+    compact = args.get('compact', False)
+    if file.settings and given.get('HEAD_ARGS', {}).get('compact', compact) != compact:
+        raise contradiction(file, {'HEAD_ARGS': given['HEAD_ARGS']}, {'HEAD_ARGS': args})
     published, by_tensors = released.get('HEAD_ARGS', {}), told['HEAD_ARGS']
     told['HEAD_ARGS'] = {k: v for k, v in args.items() if k not in published or k in by_tensors}
     if published:
         released['HEAD_ARGS'] = {k: args[k] for k in published if k not in by_tensors}
-    if args.get('compact'):
+    if compact:  # it works in windows of the size it was trained with
         side = tuple((n - 1) * shrink * stride + 1 for n in config.sides(args['mask']))
         told['CROP_SIZE'] = crop if follows == config.sides(args['mask']) else side
+        told['TEST_CROP'] = told['CROP_SIZE']
 
 
 def join(*layers):

@@ -72,6 +72,9 @@ def arguments(kept, chosen_by):
                 args[name] = kept[old]
             if name in args and args[name] == default:
                 del args[name]
+    mask = args.get('mask')  # of HEAD=psa: a number is the side of a square
+    if isinstance(mask, (tuple, list)) and len(set(mask)) == 1:
+        args['mask'] = mask[0]
     return {name: args[name] for name in sorted(args, key=str)}
 
 
@@ -116,6 +119,9 @@ def translated(kept):
     drawn_from = 'SHORT_SIDE' if kept.get('SHORT_SIDE') else 'SCALES'  # the other is not used
     if 'SCALE_MODE' in kept and drawn_from in kept:
         values[drawn_from] = scales(drawn_from, kept[drawn_from], kept['SCALE_MODE'])
-    if kept.get('STRIDE_IN_1X1') and kept.get('STEM') == 'plain':
+    has_bottlenecks = kept.get('N_LAYERS') not in (18, 34)
+    if has_bottlenecks and kept.get('STRIDE_IN_1X1') and kept.get('STEM') == 'plain':
         values['STEM'] = 'caffe'
+    if not has_bottlenecks and kept.get('STEM') == 'caffe':
+        values['STEM'] = 'plain'  # the same trunk
     return values

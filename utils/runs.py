@@ -12,7 +12,7 @@ import os
 import zipfile
 from typing import NamedTuple
 
-from utils import older
+from utils import config, older
 
 DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile
 
@@ -59,10 +59,10 @@ def literals(text):
     """Return {name: value} of the lines KEY = literal of a settings.py, which is not run."""
     values = {}
     for line in ast.parse(text).body:
-        target = line.targets[0] if isinstance(line, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id.isupper():
-            with contextlib.suppress(*DAMAGE):
-                values[target.id] = ast.literal_eval(line.value)
+        with contextlib.suppress(*DAMAGE):
+            name, value = config.assignment(line)
+            if name.isupper():
+                values[name] = value
     return values
 
 
