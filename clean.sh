@@ -2,8 +2,8 @@
 # Removes logs and checkpoints: of the runs named, or of all of them. Trunk weights (models/pretrained) stay.
 #     sh clean.sh [NAME ...]
 cd "$(dirname "$0")" || exit 1
-log=$(sed -n "s/^LOG_DIR = '\([^']*\)'.*/\1/p" settings.py)
-model=$(sed -n "s/^MODEL_DIR = '\([^']*\)'.*/\1/p" settings.py)
+log=$(sed -n "s/^LOG_DIR[^=]*= *['\"]\([^'\"]*\)['\"].*/\1/p" settings.py)
+model=$(sed -n "s/^MODEL_DIR[^=]*= *['\"]\([^'\"]*\)['\"].*/\1/p" settings.py)
 [ -n "$log" ] && [ -n "$model" ] || { echo "clean.sh: settings.py has no LOG_DIR or MODEL_DIR in quotes" >&2; exit 1; }
 none=yes
 remove() {  # a folder, if it holds what a run leaves behind; nothing else is touched
