@@ -9,7 +9,6 @@ load_weights    a file into a network that settings describe: INIT, PRETRAINED
 import os
 import urllib.error
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import torch
 import torchvision
@@ -17,19 +16,20 @@ import torchvision
 import dataset
 import network
 import settings
+from datasets.identity import table_digest
+from datasets.table import DATASETS
 from heads import HEADS
 from heads.blocks import Head, SettingsError
 from heads.psa import mask_side
-from utils import config
+from utils import config, weights
 from utils.config import UsageError, UserError
-from utils.conversion import FAMILIES
+from utils.conversion import FAMILIES, shown_name
 from utils.describe import (
     NETWORK,
     TRUNK,
     as_arguments,
     contradicted,
     contradiction,
-    current_settings,
     describe,
     join,
     open_file,
@@ -37,58 +37,28 @@ from utils.describe import (
     source,
     trunk_settings,
 )
-from utils.files import atomic_write
+from utils.kept import shown, sift
 from utils.older import OLDER, deep_with_strides_in_1x1
+from utils.printable import printable, shell_word
+from utils.weights import LARGEST, Report, check_kinds, check_optimizer, check_weights, wrong_entry
+
+read, save = weights.read, weights.save
 
 # Settings that a run may change when it resumes.
 FREE = (
     'NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT',
     'LOG_DIR', 'MODEL_DIR', 'CHECKPOINT', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_BASE_SIZE',
     'TEST_SHORT_SIDE', 'TEST_LONG_SIDE', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT',
+    'MAX_PIXELS',
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------- a run's own
 
 
 def folder():
     """Return the folder of the run's checkpoints."""
     return os.path.join(settings.MODEL_DIR, settings.NAME)
-
-
-def save(path, state):
-    """Write plain tensors and values to `path`: the whole file, or none if that fails."""
-    try:
-        with atomic_write(path) as f:
-            torch.save(state, f)
-    except RuntimeError as e:  # torch's error for a full disk
-        reason = str(e).splitlines()[0]
-        raise UserError(
-            f'{path}: could not be written ({reason}); is the disk full? '
-            'The checkpoints before it are whole'
-        ) from None
-    except OSError as e:
-        raise UserError(
-            f'{path}: could not be written ({e.strerror}); the checkpoints before it are whole'
-        ) from None
-
-
-def read(path):
-    """Return the plain tensors and values of a checkpoint file; code inside is never run."""
-    if not os.path.isfile(path):
-        raise UserError(f'{path}: there is no such checkpoint')
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:  # torch raises many kinds
-        if 'unsupported global' in str(e).lower():
-            raise UserError(
-                f'{path}: this file holds more than tensors and plain values, and loading it could '
-                'run code; save its state dict alone: torch.save(net.state_dict(), FILE)'
-            ) from None
-        raise UserError(
-            f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); '
-            'fetch or save it again'
-        ) from None
 
 
 def to_evaluate():
@@ -109,8 +79,12 @@ def differences(kept, names):
     """Return which of the settings `names` differ from kept ones: ['LR was 0.01, is 0.1', ...]."""
     if not kept:
         return []
-    old, now = OLDER | current_settings(kept), current_settings(config.current())
+    valid, invalid = sift(kept)
+    old, now = OLDER | valid, sift(config.current())[0]
     differ = removed(kept, old, now, names)
+    for name in names:
+        if name in invalid:
+            differ.append(f'{name} was {invalid[name]}, which this version does not know')
     apart = {'BN_MOM'}
     if not old.get('ROTATE') and not now['ROTATE']:
         apart.add('ROTATE_PROB')  # nothing reads it
@@ -124,7 +98,7 @@ def differences(kept, names):
             differ.append(f'BN_MOM was {was!r}, is {momentum!r}')
     for name in names:
         if name not in apart and name in old and name in now and old[name] != now[name]:
-            differ.append(f'{name} was {old[name]!r}, is {now[name]!r}')
+            differ.append(f'{name} was {shown(old[name])}, is {shown(now[name])}')
     return differ
 
 
@@ -158,24 +132,27 @@ def removed(kept, old, now, names):
     return differ
 
 
-def resume(net, optimizer, scaler, images):
+def resume(net, optimizer, scaler, data):
     """Restore the run from its latest checkpoint and return its state, or None if there is none.
 
-    UserError if it was made with other settings, or on another number of images.
+    UserError if it was made with other settings, or on other data than the Dataset `data`.
     """
     path = os.path.join(folder(), 'latest.pth')
     if not os.path.isfile(path):
         return None
+    over = f'choose another NAME, or remove the run: sh clean.sh {shell_word(settings.NAME)}'
     try:
         state = read(path)
     except UserError as e:
-        raise UserError(f'{e}; or move it away, to start over') from None
+        raise UserError(f'{e}; or {over}') from None
     needed = {'net', 'opt', 'scaler', 'step', 'best', 'rng'}
     if not isinstance(state, dict) or not needed <= set(state):
         raise UserError(
-            f'{path} is no training state (weights alone?); move it away; '
-            'INIT=FILE starts from weights'
+            f'{path} is no training state (weights alone?); {over}. INIT=FILE starts from weights'
         )
+    wrong = wrong_entry(state)
+    if wrong:
+        raise UserError(f'{path}: the entry {wrong!r} is not what training saves; {over}')
     fixed = [name for name in config.current() if name not in FREE]
     differ = differences(state.get('settings', {}), fixed)
     if differ:
@@ -184,59 +161,46 @@ def resume(net, optimizer, scaler, images):
             'choose another NAME, run clean.sh, or go on with the settings, and the version, '
             'that it began with'
         )
-    before = state.get('images', images)
-    if before != images:
-        raise UserError(
-            f'{path} is of a run on {before} images, {settings.TRAIN_SPLIT} has {images} now, so '
-            'it would not be the same run; put the images back, or choose another NAME'
-        )
+    check_data(path, state, data)
+    before = [dict(group) for group in optimizer.param_groups]
+    check_kinds(path, state['net'])
     try:
         net.load_state_dict(state['net'])
         optimizer.load_state_dict(state['opt'])
         scaler.load_state_dict(state['scaler'])
-    except (RuntimeError, ValueError, KeyError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(
-            f'{path} does not hold this network ({reason}); move it away, to start over'
-        ) from None
+        check_optimizer(optimizer, before)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = shown_name(str(e).splitlines()[0] if str(e) else type(e).__name__)
+        raise UserError(f'{path} does not hold this network ({reason}); {over}') from None
     return state
 
 
-# -------------------------------------------------------------------------------------- loading
+def check_data(path, state, data):
+    """Raise UserError if a training state was saved on other data than the Dataset `data`.
 
-
-class Report(NamedTuple):
-    """What loading did.
-
-    matched, missing, wrong  names of the network's tensors: the file has them, lacks them, or has
-                             them in another shape
-    unexpected               names in the file that the network has no place for
-    step, settings           what the file says of them; None, {}
-    note                     more to say
+    Older ones hold the number of images alone, or nothing.
     """
+    before, split = state.get('images', len(data)), settings.TRAIN_SPLIT
+    if before != len(data):
+        raise UserError(
+            f'{path} is of a run on {before} images, {split} has {len(data)} now, so '
+            'it would not be the same run; put the images back, or choose another NAME'
+        )
+    was, now = state.get('data'), data.digest()
+    if was in (None, now):
+        return
+    if was.partition('-')[0] == now.partition('-')[0]:
+        raise UserError(
+            f'{path} is of a run with another class table than {data.classes.path} is now, so '
+            'it would not be the same run; put the table back, or choose another NAME'
+        )
+    raise UserError(
+        f'{path} is of a run on files of other names than those of {split} now, or in another '
+        'order, so it would not be the same run; put the files back, or choose another NAME'
+    )
 
-    path: str
-    format: str
-    matched: list
-    missing: list
-    wrong: list
-    unexpected: list
-    step: int = None
-    settings: dict = {}
-    note: str = ''
 
-    def __str__(self):
-        total = len(self.matched) + len(self.missing) + len(self.wrong)
-        text = f'{self.path} ({self.format}): {len(self.matched)} of {total} tensors matched'
-        for what, names in (
-            ('missing', self.missing),
-            ('of another shape', self.wrong),
-            ('not used', self.unexpected),
-        ):
-            if names:
-                some = ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
-                text += f', {len(names)} {what} ({some})'
-        return text + self.note
+# -------------------------------------------------------------------------------------- loading
 
 
 def counts(key, part):
@@ -267,17 +231,15 @@ def compare(net, file, part=None):
 
 def copy(net, file, matched, part=None):
     """Copy the tensors that matched, and the counters of batch norms, into a network."""
-    weights = [file.state[key] for key in matched]
-    if not all(w.isfinite().all() for w in weights if w.is_floating_point()):
-        raise UserError(
-            f'{file.path}: these weights are not finite; the run that saved them had gone wrong, '
-            'use an earlier checkpoint'
-        )
+    names = set(matched)
+    for key in file.state:
+        if key.endswith('num_batches_tracked') and in_part(key, part):
+            names.add(key)
+    ours = {key: value for key, value in net.state_dict().items() if key in names}
+    check_weights(file.path, {key: file.state[key] for key in ours})
     with torch.no_grad():
-        for key, value in net.state_dict().items():
-            counter = key.endswith('num_batches_tracked') and key in file.state
-            if key in matched or (counter and in_part(key, part)):
-                value.copy_(file.state[key])
+        for key, value in ours.items():
+            value.copy_(file.state[key])
 
 
 def misfit(file):
@@ -291,6 +253,23 @@ def misfit(file):
         'it does not fit: part of a file, two networks in one, or a network that is not here; '
         'INIT=FILE loads what fits'
     )
+
+
+def outline(n_classes, values, path):
+    """Return the network that a file's settings describe, without numbers and so without memory."""
+    try:
+        with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
+            net = network.build(n_classes, SimpleNamespace(**(config.current() | values)))
+    except SettingsError as e:
+        raise UsageError(f'{path}: {printable(e)[:400]}') from None
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as e:
+        raise UserError(f'{path}: {printable(e).partition(chr(92) + "n")[0][:400]}') from None
+    if sum(tensor.numel() for tensor in net.state_dict().values()) > LARGEST:
+        raise UserError(
+            f'{path}: the network that this file describes has more than {LARGEST:,} weights; '
+            'it is damaged, fetch or save it again'
+        )
+    return net
 
 
 def load_network(path, explicit=()):
@@ -320,14 +299,7 @@ def load_network(path, explicit=()):
 
     values = join(described, given)
     n_classes = values.pop('N_CLASSES', None) or dataset.n_classes()
-    try:
-        with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
-            net = network.build(n_classes, SimpleNamespace(**(config.current() | values)))
-    except SettingsError as e:
-        raise UsageError(f'{path}: {e}') from None
-    except (ValueError, TypeError, RuntimeError) as e:
-        raise UserError(f'{path}: {e}') from None
-    report = compare(net, file)
+    report = compare(outline(n_classes, values, path), file)
     if report.missing or report.wrong or report.unexpected:
         if differ:
             raise contradiction(file, differ, described)
@@ -338,7 +310,15 @@ def load_network(path, explicit=()):
     config.put(values)
     net = network.build(n_classes, settings)
     copy(net, file, report.matched)
-    return net, report._replace(note=source(file, told, released, given))
+    said = source(file, told, released, given, DATASETS)
+    of_table = file.data.partition('-')[2]
+    if of_table and settings.DATASET == file.settings.get('DATASET') == 'folder':
+        now = table_digest(dataset.classes(), own=True)
+        if of_table != now:
+            said += (
+                f'; warning: it was trained with another class table than {dataset.classes().path}'
+            )
+    return net, report._replace(note=said)
 
 
 def load_weights(net, path, part=None):

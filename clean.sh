@@ -1,16 +1,31 @@
 #!/bin/sh
-# Removes logs and checkpoints: of the runs named, or of all of them. Trunk weights (models/pretrained) stay.
+# Removes the logs and checkpoints of the runs named, or of all runs: the files that a run leaves, by name,
+# and then its folders if they are empty. Trunk weights (models/pretrained) stay.
 #     sh clean.sh [NAME ...]
 cd "$(dirname "$0")" || exit 1
-log=$(sed -n "s/^LOG_DIR[^=]*= *['\"]\([^'\"]*\)['\"].*/\1/p" settings.py)
-model=$(sed -n "s/^MODEL_DIR[^=]*= *['\"]\([^'\"]*\)['\"].*/\1/p" settings.py)
+read_setting() { sed -n "s/^$1[^=]*= *['\"]\([^'\"]*\)['\"].*/\1/p" settings.py | sed "s|^~/|$HOME/|"; }
+log=$(read_setting LOG_DIR)
+model=$(read_setting MODEL_DIR)
 [ -n "$log" ] && [ -n "$model" ] || { echo "clean.sh: settings.py has no LOG_DIR or MODEL_DIR in quotes" >&2; exit 1; }
 none=yes
-remove() {  # a folder, if it holds what a run leaves behind; nothing else is touched
-    case $(basename "$1") in pretrained) return;; esac
-    for file in "$1"/log.jsonl "$1"/scores.json "$1"/latest.pth "$1"/best.pth "$1"/final.pth; do
-        if [ -f "$file" ]; then rm -rf "$1" && echo "removed $1" && none=; return; fi
+remove() {  # what a run left in a folder, if one of its marks is there
+    [ "$(basename "$1")" != pretrained ] || return
+    is_run=
+    for file in "$1"/log.jsonl "$1"/scores.json "$1"/rescore.json "$1"/latest.pth "$1"/best.pth "$1"/final.pth "$1"/step_*.pth; do
+        [ -f "$file" ] && is_run=yes
     done
+    [ -n "$is_run" ] || return
+    none=
+    for file in "$1"/log.jsonl "$1"/scores.json "$1"/rescore.json "$1"/settings.py "$1"/machine.json "$1"/source.zip \
+        "$1"/events.out.tfevents.* "$1"/latest.pth "$1"/best.pth "$1"/final.pth "$1"/step_*.pth \
+        "$1"/*.part; do
+        [ ! -f "$file" ] || rm -f "$file"
+    done
+    if rmdir "$1" 2>/dev/null; then
+        echo "removed $1"
+    else
+        echo "removed the run in $1; left, as no run wrote it: $(ls -Aq "$1" | tr '\n' ' ')"
+    fi
 }
 if [ $# -gt 0 ]; then
     for name; do

@@ -18,19 +18,20 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import sys
 import textwrap
 from statistics import median
 
 from utils import script
-from utils.config import UserError
+from utils.config import UsageError, UserError
+from utils.printable import printable
 from utils.runs import number, read_runs
-from utils.table import table
+from utils.table import cell, table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACES = (  # where a run is, not what it is
     'NAME', 'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'SAVE_DIR', 'CHECKPOINT', 'NUM_WORKERS', 'DEVICES',
+    'MAX_PIXELS',
 )  # fmt: skip
 EM = ('em/entropy', 'em/bases_in_use', 'em/cosine')  # see network.EMAU.curves
 # in `views` of scores.json: TEST_BASE_SIZE, or TEST_SHORT_SIDE and TEST_LONG_SIDE
@@ -77,10 +78,10 @@ def eval_cell(scores, settings):
     if 'windows' in views:
         notes.append('windows')
     notes += re.findall(SIZE, views)
-    cell = percent(scores.get('mIoU'))
+    text = percent(scores.get('mIoU'))
     if notes:
-        cell += f' ({", ".join(notes)})'
-    return cell
+        text += f' ({", ".join(notes)})'
+    return text
 
 
 def speed_cell(train):
@@ -112,8 +113,8 @@ def setting(run, name):
     """Return a setting as it is written on the command line; - if the run does not have it."""
     value = run.settings.get(name, '-')
     if isinstance(value, str) and value and value.isprintable():
-        return value
-    return repr(value)
+        return cell(value)
+    return cell(repr(value))
 
 
 def code(run, first):
@@ -130,7 +131,7 @@ def code(run, first):
             names.append('-' + file)
         elif run.code[file] != first.code[file]:
             names.append(file)
-    return ', '.join(names) or 'same'
+    return cell(', '.join(names)) or 'same'
 
 
 def differing_settings(runs):
@@ -227,7 +228,20 @@ def parser():
 def png_file(text):
     if not text.endswith('.png'):
         raise argparse.ArgumentTypeError('expected the name of a picture: --plot FILE.png')
-    return text
+    return os.path.expanduser(text)
+
+
+def check_plot(path):
+    """Raise UsageError if a file is there that is no chart, so that none of the user's is lost."""
+    if not os.path.isfile(path):
+        return
+    with open(path, 'rb') as f:
+        head = f.read(1000)
+    if head and b'Matplotlib' not in head:  # it signs its files
+        raise UsageError(
+            f'--plot {path}: this file is there already, and it is no chart of compare.py; '
+            'move it, or name another one'
+        )
 
 
 def save_curves(runs, path):
@@ -253,8 +267,10 @@ def main(flags):
 
     def report(problem):
         problems.append(problem)
-        print(f'compare.py: {problem}', file=sys.stderr)
+        script.complain(problem)
 
+    if flags.plot:
+        check_plot(flags.plot)
     runs = read_runs(flags.inputs, report, HERE)
     width = shutil.get_terminal_size((150, 24)).columns
     if runs:
@@ -263,11 +279,11 @@ def main(flags):
             print(*class_table(runs, width, flags.markdown), sep='\n')
         if flags.plot:
             save_curves(runs, flags.plot)
-            print(f'\ncurves in {flags.plot}')
-    return 1 if problems else 0
+            print(f'\ncurves in {printable(flags.plot)}')
+    sys.stdout.flush()
+    is_lost = getattr(sys.stdout, 'lost', False)
+    return 1 if problems or is_lost else 0
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `| head`, which has enough
-    sys.stdout.reconfigure(errors='backslashreplace')  # names of folders may be any bytes
     script.run(main, parser())

@@ -6,24 +6,26 @@ a training sample (datasets/transforms.py) follows from (SEED, position of the s
 alone, whatever the number of workers and processes.
 """
 
+import functools
 import os
-import signal
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 import settings
+from datasets import balance, identity, table
 from datasets import cache as pixel_cache
-from datasets import table
 from datasets.files import UNKNOWN, LabelMap, read_classes, read_image
 from datasets.layouts import Segments
 from datasets.table import entry, listings, locate
 from datasets.transforms import Augment
 from loss import median_frequency
-from utils import distributed
+from utils import config, distributed
 from utils.config import UsageError, UserError
+
+MANY = 500  # labels that are read before a class is said never to occur
 
 
 def classes():
@@ -95,6 +97,7 @@ class Dataset(torch.utils.data.Dataset):
         self.cached = os.path.isdir(self.cache_dir)
         self.seed = settings.SEED
         self.augment = Augment()
+        self.identity = None  # of its files, once digest() has been asked
 
     def __len__(self):
         return len(self.pairs)
@@ -137,14 +140,57 @@ class Dataset(torch.utils.data.Dataset):
         return np.bincount(label.ravel(), minlength=256)
 
     def check(self, count=16):
-        """Read `count` pairs spread over the split; UserError if one cannot be used."""
-        for index in np.linspace(0, len(self) - 1, min(count, len(self))).astype(int):
-            self.read(index)
+        """Read `count` pairs spread over the split, and return what may be wrong with labels.
+
+        UserError if a pair cannot be used, or if labels and class table make no sense together.
+        """
+        pixels = np.zeros(256, int)
+        for index in self.spread(count):
+            _, label = self.read(index)
+            if label is not None:
+                pixels += np.bincount(label.ravel(), minlength=256)
+        if not self.labelled:
+            return []
+        verdict = self.judge(pixels)
+        if verdict.faults and len(self) > count:  # a rare class may occur in other labels
+            verdict = self.judge(sum(self.count(index) for index in self.spread(MANY)))
+        if verdict.faults:
+            raise UserError(f'{self.root}, {self.split}: {verdict.faults[0]}')
+        return [f'{self.root}, {self.split}: {warning}' for warning in verdict.warnings]
+
+    def spread(self, count):
+        """Return the indices of at most `count` samples, spread over the split."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
+
+    def judge(self, pixels, strict=False):
+        """Return the balance.Verdict on labels with so many pixels (256,) of each train id.
+
+        strict  colours of the table that mean two things are faults if no label needs them, too
+        """
+        n, classes = len(self.classes.names), self.classes
+        if settings.DATASET != 'folder':
+            return balance.judge(pixels, int(pixels[n:].sum()), classes, own=False)
+        labels = [self.pairs[index][1] for index in self.spread(4)]
+        verdict = balance.judge_table(classes, any(map(balance.is_colour, labels)), strict)
+        return verdict + balance.judge(pixels, int(pixels[n:].sum()), classes, own=True)
+
+    def digest(self):
+        """Return two short numbers, `hex-hex`: of the names of all files in order, and the table.
+
+        Names start at the folder of the data set, which may be moved.
+        """
+        if self.identity is None:
+            own = settings.DATASET == 'folder'
+            names = identity.names_digest(self.pairs, self.root)
+            self.identity = f'{names}-{identity.table_digest(self.classes, own)}'
+        return self.identity
 
     def __getitem__(self, key):
         if not self.train:
             image, label = self.read(key)
-            return as_tensor(image), None if label is None else as_tensor(label), key
+            image, label = as_tensor(image), None if label is None else as_tensor(label)
+            share(*[tensor for tensor in (image, label) if tensor is not None])
+            return image, label, key
         position, index = key
         rng = np.random.default_rng((self.seed, position, 1))
         image, label = self.augment(*self.read(index), rng)
@@ -163,6 +209,7 @@ class Dataset(torch.utils.data.Dataset):
             h, w = label.shape
             images[i, :h, :w] = image.permute(1, 2, 0)
             labels[i, :h, :w] = label
+        share(images, labels)
         return images.permute(0, 3, 1, 2), labels
 
 
@@ -202,7 +249,7 @@ def parallel_map(task, indices, what, world=None):
     world = world or distributed.World([])
     loader = DataLoader(indices, batch_size=None, collate_fn=task, **worker_options())
     with world.bar(total=len(indices), desc=what) as bar:
-        for result in loader:
+        for result in start_loader(loader):
             yield result
             bar.update()
 
@@ -239,6 +286,9 @@ def class_weights(data, world):
 # ----------------------------------------------------------------------------------------- loaders
 
 
+LARGEST_BATCH = 32  # images in evaluation: each is an open file until it arrives
+
+
 class Batches:
     """Endless lists of (position, index) for one process; step s follows from SEED and s alone.
 
@@ -272,18 +322,41 @@ class Batches:
             first += self.batch
 
 
-def start_worker(_):
-    """Set up a loader process."""
+def train_batches(data, world, start):
+    """Return the Batches of this process, from the one after step `start` on."""
+    batch, parts = settings.BATCH_SIZE, settings.ACCUMULATE
+    return Batches(len(data), settings.SEED, batch, parts, world.rank, world.size, start)
+
+
+def start_worker(max_pixels, _):
+    """Set up a loader process, which may have read settings.py afresh."""
+    config.put({'MAX_PIXELS': max_pixels})
     distributed.keep_heap()
+    distributed.end_with_parent()
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process answers Ctrl-C
+
+
+def start_loader(loader):
+    """Start the processes of a loader and return its iterator."""
+    with distributed.signals_held():  # until start_worker has set them up
+        return iter(loader)
+
+
+def share(*tensors):
+    """Move the tensors of a loader process to shared memory, if this is one.
+
+    Here a lack of room there raises; later it would be lost in a thread, and training would wait.
+    """
+    if get_worker_info():
+        for tensor in tensors:
+            tensor.share_memory_()
 
 
 def worker_options():
     """Return what all loaders have in common; their generator leaves torch's own one alone."""
     return {
         'num_workers': settings.NUM_WORKERS,
-        'worker_init_fn': start_worker,
+        'worker_init_fn': functools.partial(start_worker, settings.MAX_PIXELS),
         'generator': torch.Generator(),
     }
 
@@ -302,14 +375,17 @@ def train_loader(data, batches, pin):
 def eval_batches(data, indices, budget, pin):
     """Yield batches (b, 3, h, w), labels (b, h, w) or None, indices of an evaluation Dataset.
 
-    A batch is one image, or several of one size that follow each other, of `budget` pixels at most.
+    A batch is one image, or up to LARGEST_BATCH of one size that follow each other and have
+    `budget` pixels at most.
     """
     batch = []
-    for sample in DataLoader(data, sampler=indices, batch_size=None, **worker_options()):
+    loader = DataLoader(data, sampler=indices, batch_size=None, **worker_options())
+    for sample in start_loader(loader):
         if batch:
             first, image = batch[0][0], sample[0]
             pixels = (len(batch) + 1) * image[0].numel()
-            if pixels > budget or image.shape != first.shape:
+            is_full = pixels > budget or len(batch) == LARGEST_BATCH
+            if is_full or image.shape != first.shape:
                 yield collate(batch, pin)
                 batch = []
         batch.append(sample)

@@ -26,9 +26,9 @@ import network
 import settings
 from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
-from utils import config, distributed, script
+from utils import config, distributed, run_folder, script
 from utils.config import UsageError, UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, check_writable
 
 STEP = 2 / 3  # from window to window, as a share of the window: semseg's
 
@@ -337,16 +337,18 @@ def image_iou(pred, label, n):
     return metric.scores(metric.confusion(pred, label, n))['mIoU']
 
 
-def report(result, name, data, **facts):
-    """Print scores, and write them to LOG_DIR/NAME/`name`."""
-    print(metric.table(result, data.names), flush=True)
+def report(world, result, name, data, **facts):
+    """Write scores to LOG_DIR/NAME/`name`, and print them."""
     path = os.path.join(settings.LOG_DIR, settings.NAME, name)
     values = {key: value for key, value in result.items() if key != 'confusion'}
     values |= {'dataset': settings.DATASET, 'split': data.split, 'images': len(data)}
     values['classes'] = data.names
-    with atomic_write(path) as f:
-        f.write(json.dumps(values | facts, indent=1).encode())
-    print(f'scores in {path}')
+    try:
+        with atomic_write(path) as f:
+            f.write(json.dumps(values | facts, indent=1).encode())
+    finally:
+        world.print(metric.table(result, data.names))
+    world.print(f'scores in {path}')
 
 
 # ---------------------------------------------------------------------------------- the script
@@ -365,6 +367,7 @@ def load(world, path, explicit=()):
 def rescore(world, folder, raw):
     """Score the predictions in a folder."""
     data = dataset.Dataset(settings.VAL_SPLIT, train=False)
+    run_folder.check(os.path.join(settings.LOG_DIR, settings.NAME), data.root)
     predictions, n = Predictions(folder, data, raw), len(data.names)
     matrices = torch.zeros(1, n, n, dtype=torch.int64)
     mine = world.share(len(data))
@@ -372,7 +375,7 @@ def rescore(world, folder, raw):
         matrices[0] += metric.confusion(pred, label, n)
     result = all_scores(world.all_reduce(matrices.to(world.device)), data)
     if world.rank == 0:
-        report(result, 'rescore.json', data, predictions=folder)
+        report(world, result, 'rescore.json', data, predictions=folder)
 
 
 def main(flags):
@@ -380,35 +383,34 @@ def main(flags):
         raise UsageError('--raw needs --rescore DIR')
     world = distributed.start()
     if flags.rescore is not None:
-        return rescore(world, flags.rescore, flags.raw)
+        return rescore(world, os.path.expanduser(flags.rescore), flags.raw)
 
     path = checkpoint.to_evaluate()
     net, loaded = load(world, path, flags.explicit)
     data = dataset.Dataset(settings.VAL_SPLIT, train=False)
-    p, on_image = protocol(), writer(data, image_iou)
+    if data.labelled:  # a folder that is no place for scores shows now, not after hours
+        folder = os.path.join(settings.LOG_DIR, settings.NAME)
+        run_folder.check(folder, data.root)
+        check_writable(folder)
+    p, on_image = protocol(), writer(data, image_iou, path)
     precision = world.half_type() or 'float32'
     world.print(
         f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; '
         f'{world.size} x {world.device}, {precision}\n{p}'
     )
-    if data.labelled:  # a folder that cannot be made shows now, not after hours
-        os.makedirs(os.path.join(settings.LOG_DIR, settings.NAME), exist_ok=True)
-
     began = time.time()
     result = evaluate(net, data, world, p, on_image)
     speed = len(data) / (time.time() - began)
-    image_scores = []
-    if result and on_image:
-        image_scores = list(itertools.chain.from_iterable(world.gather(on_image.scores)))
+    image_scores = on_image.gather(world) if result and on_image else []
     if world.rank > 0:
         return
     if result:
-        report(result, 'scores.json', data, checkpoint=path, step=loaded.step, views=str(p))
-    if image_scores:
+        report(world, result, 'scores.json', data, checkpoint=path, step=loaded.step, views=str(p))
+    if result and on_image:
         on_image.charts(result, image_scores)
-    print(f'{speed:.1f} images/s')
+    world.print(f'{speed:.1f} images/s')
     if on_image:
-        print(on_image)
+        world.print(on_image)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,8 @@
 
 import torch
 
+from utils.printable import printable
+
 
 def confusion(pred, label, n_classes):
     """Count pixels (n, n) int64, row = label, column = prediction, in train ids of any one shape.
@@ -57,6 +59,7 @@ def table(result, names):
 
     The scores at scale 1 alone, result['single'], get columns of their own where they are there.
     """
+    names = [printable(name) for name in names]
     width = max(len(name) for name in names)
     lines = [f'{"class":{width}}     IoU     acc']
     columns = [result['class_iou'], result['class_acc']]

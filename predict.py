@@ -10,10 +10,11 @@ All of it is written to SAVE_DIR, or LOG_DIR/NAME/predictions, under the names a
 inputs. TEST_SCALES and the other settings of evaluation count.
 """
 
+import contextlib
+import errno
 import glob
 import itertools
 import os
-import sys
 
 import cv2
 import numpy as np
@@ -24,16 +25,16 @@ import dataset
 import network
 import settings
 from datasets.files import read_image
+from datasets.layouts import IMAGES
+from datasets.predictions import data_files
 from eval import load, protocol, scores
-from utils import config, distributed, script, visualize
+from utils import config, distributed, quiet, script, visualize
 from utils.config import UsageError, UserError
-from utils.files import atomic_write
+from utils.files import atomic_path, atomic_write, check_writable, identity, protect
+from utils.printable import printable
 
-IMAGES = (
-    '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2',
-    '.avif', '.heic',
-)  # fmt: skip
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+MAX_RATE = 1000  # frames per second that are believed of a video
 BASES_WIDTH = 240  # pixels of a tile of --bases
 
 
@@ -84,7 +85,7 @@ def walk(folder, output):
     paths = []
     for parent, folders, files in os.walk(folder):
         for name in list(folders):
-            if name.startswith('.') or os.path.abspath(os.path.join(parent, name)) == output:
+            if name.startswith('.') or identity(os.path.join(parent, name)) == identity(output):
                 folders.remove(name)
         for name in files:
             if not name.startswith('.') and name.lower().endswith(IMAGES + VIDEOS):
@@ -109,7 +110,8 @@ def read_frames(video, count):
     """Yield lists of `count` frames (h, w, 3) RGB of an open video; the last may be shorter."""
     frames = []
     while True:
-        there, frame = video.read()
+        with quiet.decoding():
+            there, frame = video.read()
         if not there:
             break
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
@@ -136,9 +138,28 @@ class Predictor:
         self.folder = folder
         self.flags = flags
         self.classes = dataset.classes()
+        self.kinds = ['compare']  # of pictures that are written, and the names of their folders
+        if not flags.compare:
+            self.kinds = ['overlay', 'index']
+            self.kinds += [kind for kind in ('probabilities', 'bases') if getattr(flags, kind)]
 
     def path(self, kind, name, ending='.png'):
         return os.path.join(self.folder, kind, name + ending)
+
+    def prepare(self, pictures, videos):
+        """Make the folder; UsageError if what is to be written would replace the user's own files.
+
+        pictures, videos  [(path, name of its output)]
+        """
+        targets = [self.path('overlay', name, '.mp4') for _, name in videos]
+        for kind in self.kinds:
+            ending = '.npy' if kind == 'probabilities' else '.png'
+            targets += [self.path(kind, name, ending) for _, name in pictures]
+        inputs, folders = data_files()
+        inputs += [path for path, _ in pictures + videos]
+        inputs += self.flags.compare or [checkpoint.to_evaluate()]
+        protect(targets, inputs, folders)
+        check_writable(self.folder)
 
     @torch.no_grad()
     def scores(self, images, number=0):
@@ -204,10 +225,24 @@ class Predictor:
 
     def video(self, path, name):
         """Write OUT/overlay/NAME.mp4, one frame for each of the video's."""
-        video = cv2.VideoCapture(path)
+        with quiet.decoding():
+            video = cv2.VideoCapture(path)
+        try:
+            self.film(path, video, name)
+        finally:
+            video.release()
+
+    def film(self, path, video, name):
+        """Write OUT/overlay/NAME.mp4 of an open video."""
         size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        pixels = size[0] * size[1]
+        if pixels > settings.MAX_PIXELS:
+            raise UserError(
+                f'{path}: frames of {size[0]}x{size[1]} are more than MAX_PIXELS = '
+                f'{settings.MAX_PIXELS} pixels; raise it, or make the video smaller'
+            )
         expected = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        batch = self.nets[0][1].budget // max(1, size[0] * size[1])
+        batch = self.nets[0][1].budget // max(1, pixels)
         batches = read_frames(video, max(1, batch))
         first = next(batches, None)
         if first is None:
@@ -215,25 +250,20 @@ class Predictor:
                 f'{path}: this video cannot be decoded; predict pictures of its frames: '
                 'ffmpeg -i VIDEO frames/%06d.png'
             )
-        out = self.path('overlay', name, '.mp4')
-        part = out.removesuffix('.mp4') + '.part.mp4'
-        sink = open_video(part, video.get(cv2.CAP_PROP_FPS) or 25, size)
-        done = 0
-        try:
-            with self.world.bar(total=expected or None, desc=name, unit='frame') as bar:
-                for frames in itertools.chain([first], batches):
-                    ids = labels(self.scores(np.stack(frames)))
-                    for image, one in zip(frames, ids, strict=True):
-                        overlay = self.overlay(image, one)
-                        sink.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
-                    done += len(frames)
-                    bar.update(len(frames))
-            sink.release()
-            os.replace(part, out)
-        finally:
-            sink.release()
-            if os.path.exists(part):
-                os.unlink(part)
+        rate = video.get(cv2.CAP_PROP_FPS)
+        out, done = self.path('overlay', name, '.mp4'), 0
+        with (
+            atomic_path(out, '.part.mp4') as part,
+            open_video(part, rate if 0 < rate <= MAX_RATE else 25, size) as sink,
+            self.world.bar(total=expected or None, desc=printable(name), unit='frame') as bar,
+        ):
+            for frames in itertools.chain([first], batches):
+                ids = labels(self.scores(np.stack(frames)))
+                for image, one in zip(frames, ids, strict=True):
+                    overlay = self.overlay(image, one)
+                    sink.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+                done += len(frames)
+                bar.update(len(frames))
         if done < expected - 2:
             raise UserError(
                 f'{path}: {done} of {expected} frames could be decoded, which {out} holds; '
@@ -246,16 +276,25 @@ def labels(scores):
     return scores.max(1)[1].byte().cpu().numpy()
 
 
+@contextlib.contextmanager
 def open_video(path, rate, size):
-    """Return an open MP4 file to write frames to."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    sink = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+    """Open an MP4 file to write frames to; OSError if it is not whole in the end."""
+    with quiet.decoding():
+        sink = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
     if not sink.isOpened():
         raise UserError(
             f'{path}: this OpenCV cannot write MP4 video, or not there; '
             'predict pictures of the frames instead'
         )
-    return sink
+    try:
+        yield sink
+    finally:
+        with quiet.decoding():
+            sink.release()
+    with quiet.decoding():  # OpenCV does not tell that a disk is full
+        is_whole = cv2.VideoCapture(path).isOpened()
+    if not is_whole:
+        raise OSError(errno.ENOSPC, 'the video could not be written; is the disk full?', path)
 
 
 # ---------------------------------------------------------------------------------- the script
@@ -289,7 +328,7 @@ def attempt(task, path, *args):
             raise
         if not words.startswith(path):
             words = f'{path}: {words}'
-        print(f'predict.py: {words}', file=sys.stderr, flush=True)
+        script.complain(words)
         return 1
 
 
@@ -316,7 +355,7 @@ def main(flags):
             '--compare goes alone: it shows two checkpoints next to each other and nothing else'
         )
     folder = settings.SAVE_DIR or os.path.join(settings.LOG_DIR, settings.NAME, 'predictions')
-    files = list_inputs(flags.inputs, os.path.abspath(folder))
+    files = list_inputs(flags.inputs, folder)
     videos = [file for file in files if file[0].lower().endswith(VIDEOS)]
     pictures = [file for file in files if file not in videos]
     if videos and asked:
@@ -328,12 +367,14 @@ def main(flags):
     nets = load_networks(world, flags)
     if flags.bases:
         check_bases(nets[0][0], world)
+    predictor = Predictor(world, nets, folder, flags)
+    predictor.prepare(pictures, videos)
     precision = world.half_type() or 'float32'
     world.print(
         f'{len(pictures)} pictures, {len(videos)} videos; '
         f'{world.size} x {world.device}, {precision}; {nets[0][1]}'
     )
-    predictor, failed = Predictor(world, nets, folder, flags), 0
+    failed = 0
     mine = world.share(len(pictures))
     task = Reader(pictures)
     for image, index in zip(
@@ -346,11 +387,7 @@ def main(flags):
         failed += attempt(predictor.video, path, path, name)
 
     failed = sum(world.gather(failed))
-    kinds = ['compare']
-    if not flags.compare:
-        kinds = ['overlay', *asked]
-        if pictures:
-            kinds.insert(1, 'index')
+    kinds = predictor.kinds if pictures else ['overlay']
     world.print(f'{len(files) - failed} of {len(files)} written to {folder}: {" ".join(kinds)}')
     return 1 if failed else 0
 
@@ -360,6 +397,10 @@ if __name__ == '__main__':
     parser.add_argument('--bases', action='store_true', help='maps of the bases, most used first')
     parser.add_argument('--probabilities', action='store_true', help='float16 arrays, as .npy')
     parser.add_argument(
-        '--compare', nargs=2, metavar=('A.pth', 'B.pth'), help='two checkpoints side by side'
+        '--compare',
+        nargs=2,
+        metavar=('A.pth', 'B.pth'),
+        type=os.path.expanduser,
+        help='two checkpoints side by side',
     )
     script.run(main, parser)

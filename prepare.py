@@ -33,6 +33,7 @@ from preparation.sources import (
 )
 from utils import config, script
 from utils.config import UsageError, UserError
+from utils.describe import as_argument
 from utils.table import table as text_table
 
 
@@ -87,7 +88,9 @@ def prepare(name):
         print(f'{root} holds only a part ({incomplete}); keep the archives.')
     else:
         print(f'{root} is ready; its archives can be deleted.')
-    where = '' if settings.DATA_ROOT == './data' else f' DATA_ROOT={settings.DATA_ROOT}'
+    where = ''
+    if settings.DATA_ROOT != './data':
+        where = ' ' + as_argument('DATA_ROOT', settings.DATA_ROOT)
     split = next(iter(dataset.entry().splits))
     print(f'Next: python prepare.py {name} --check{where}')
     print(f'then: python train.py DATASET={name}{where} TRAIN_SPLIT={split}, or a recipe')
@@ -123,7 +126,7 @@ def weights(name):
     else:
         url = deep_stem_url(name)
         path = os.path.join(folder, DEEP_STEM[name] + '.pth')
-        words = f'PRETRAINED={path} STEM=deep'
+        words = as_argument('PRETRAINED', path) + ' STEM=deep'
     digest = path[-12:-4]
     if not os.path.isfile(path):
         if name in PLAIN_STEM:
@@ -166,7 +169,8 @@ def main(flags):
         raise UsageError('--split goes with --check or --cache')
     if name == 'weights':
         return weights(more[0])
-    config.put({'DATASET': name, 'DATA_ROOT': flags.root or settings.DATA_ROOT})
+    root = os.path.expanduser(flags.root or settings.DATA_ROOT)
+    config.put({'DATASET': name, 'DATA_ROOT': root})
     if name == 'folder' and not walks:
         raise UsageError('folder is your own data: there is nothing to fetch; --check looks at it')
     splits = [split for split in flags.split.split(',') if split]

@@ -24,6 +24,7 @@ IGNORE_LABEL: int = 255  # train id of void pixels: in no loss and no score
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 CHANNELS: Literal['rgb', 'bgr'] = 'rgb'  # order in which the trunk sees them; bgr: detectron2's
+MAX_PIXELS: int = 2**29  # larger pictures are refused before they are decoded
 NUM_WORKERS: int = 4  # loader processes per training process; 0 = load in the training process
 
 # ---- augmentation, in this order; SCALES and SHORT_SIDE: two values are a range, else a choice
@@ -68,16 +69,15 @@ BATCH_SIZE: int = 16  # images per step, over all devices and accumulation
 ACCUMULATE: int = 1  # parts a batch is cut into, one after the other on the device
 ITER_MAX: int = 30000  # steps
 LR: float = 9e-3
-LR_MIN: float = 0.0  # the rate falls towards this, or ('step') no lower; mmsegmentation: 1e-4
+LR_MIN: float = 0.0  # the rate falls towards this, or (in steps) no lower; mmsegmentation: 1e-4
 LR_MOM: float = 0.9  # momentum of SGD
 WEIGHT_DECAY: float = 1e-4
 DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
 BIAS_LR_MULT: float = 2.0  # learning rate of biases, times LR
 HEAD_LR_MULT: float = 1.0  # learning rate of all that is not trunk, times LR
-LR_POLICY: Literal['poly', 'cosine', 'step'] = 'poly'
+LR_POLICY: Literal['poly', 'cosine'] | tuple[int, ...] = 'poly'  # or steps: to a tenth at each
 POLY_POWER: float = 0.9
 LR_DECAY: int = 10  # poly is refreshed at steps this divides (official); 0 = before every step
-LR_STEPS: tuple[int, ...] = (20000, 26000)  # LR_POLICY 'step': where the rate falls to a tenth
 WARMUP: int = 0  # steps of linear warm-up from a thousandth
 LOSS: str = 'ce'  # a name in loss.LOSSES
 LOSS_ARGS: dict = {}  # further arguments of the loss: loss.py lists them

@@ -20,16 +20,18 @@ import loss as losses
 import network
 import settings
 from eval import evaluate, protocol
-from utils import config, distributed, logger, script
+from utils import config, distributed, logger, run_folder, script
 from utils.config import UsageError, UserError
+from utils.optim import param_groups
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
+LOGGED_IMAGES = 4  # of the validation split, with their predictions
 ADVICE = 'lower LR, warm up (WARMUP), or try AMP=off'
 
 
 @dataclass
 class Run:
-    """What a run works with; `model` is the network in the engine of its devices."""
+    """What a run works with."""
 
     world: distributed.World
     data: dataset.Dataset
@@ -37,11 +39,12 @@ class Run:
     net: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    model: nn.Module = None
+    model: nn.Module = None  # net, compiled and wrapped for several devices or processes
     log: logger.Log = None
     start: int = 0  # steps done before
     warned: bool = False  # of an EM unit that does not cluster
     best: dict = field(default_factory=lambda: {'mIoU': -1.0, 'step': 0})
+    to_score: dict | None = None  # loss and curves of weights that still have to be scored
 
 
 # ------------------------------------------------------------------------------------- schedule
@@ -50,14 +53,15 @@ class Run:
 def learning_rate(step):
     """Return the rate during a step (the first is 1), before the multipliers of the groups."""
     done = step - 1
-    if settings.LR_POLICY == 'step':
-        rate = max(
-            settings.LR * 0.1 ** sum(done >= at for at in settings.LR_STEPS), settings.LR_MIN
-        )
+    if isinstance(settings.LR_POLICY, tuple):
+        falls = sum(done >= at for at in settings.LR_POLICY)
+        rate = max(settings.LR * 0.1**falls, settings.LR_MIN)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * done / settings.ITER_MAX))
         if settings.LR_POLICY == 'poly':
-            at = step // settings.LR_DECAY * settings.LR_DECAY if settings.LR_DECAY else done
+            at = done
+            if settings.LR_DECAY:  # the official code counts from 1 here
+                at = step // settings.LR_DECAY * settings.LR_DECAY
             factor = (1 - at / settings.ITER_MAX) ** settings.POLY_POWER
         rate = (settings.LR - settings.LR_MIN) * factor + settings.LR_MIN
     if done < settings.WARMUP:
@@ -73,36 +77,6 @@ def set_rate(optimizer, step):
     return rate
 
 
-def param_groups(net):
-    """Return groups for SGD as in the official code.
-
-    Convolution weights decay, biases learn at twice the rate. With HEAD_LR_MULT each comes twice,
-    once for the trunk and once for the rest.
-    """
-    groups = {}
-    for name, p in net.named_parameters():
-        kind = '1y'  # the official names of the groups
-        if name.endswith('bias'):
-            kind = '2x'
-        elif name.endswith('weight') and p.ndim > 1:
-            kind = '1x'
-        is_head = settings.HEAD_LR_MULT != 1 and not name.startswith('extractor.')
-        if (is_head, kind) not in groups:
-            groups[is_head, kind] = {
-                'params': [],
-                'names': [],
-                'lr_mult': settings.BIAS_LR_MULT if kind == '2x' else 1,
-                'weight_decay': 0.0,
-            }
-            if is_head:
-                groups[is_head, kind]['lr_mult'] *= settings.HEAD_LR_MULT
-            if kind == '1x' or settings.DECAY == 'all':
-                groups[is_head, kind]['weight_decay'] = settings.WEIGHT_DECAY
-        groups[is_head, kind]['params'].append(p)
-        groups[is_head, kind]['names'].append(name)
-    return [groups[key] for key in sorted(groups)]
-
-
 # ----------------------------------------------------------------------------------------- setup
 
 
@@ -112,6 +86,7 @@ def setup():
     data = dataset.Dataset(settings.TRAIN_SPLIT, train=True)
     val = dataset.Dataset(settings.VAL_SPLIT, train=False) if settings.ITER_VAL else None
     check(world, data, val)
+    run_folder.check_all(data.root)
     os.makedirs(checkpoint.folder(), exist_ok=True)
 
     criterion = losses.criterion(dataset.n_classes(), dataset.class_weights(data, world))
@@ -124,20 +99,24 @@ def setup():
     net.to(world.device, memory_format=torch.channels_last)
 
     run = Run(world, data, val, net, optimizer, scaler)
-    state = checkpoint.resume(net, optimizer, scaler, len(data))
+    state = checkpoint.resume(net, optimizer, scaler, data)
     if state:
         run.start, run.best = state['step'], state['best']
+        if val:
+            run.to_score = state.get('to_score')
         path = os.path.join(checkpoint.folder(), 'latest.pth')
         world.print(f'resuming {settings.NAME} at step {run.start} from {path}')
+        save_missing(run)
     agree_on_start(run)
-    if run.start >= settings.ITER_MAX:
+    if run.start >= settings.ITER_MAX and not run.to_score:
         return run, state
     if not state:
+        run_folder.check_new(checkpoint.folder())
         load_start(world, net)
     if world.size > 1 and world.cuda:
         run.net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     run.model = distributed.wrap(run.net, world)
-    run.log = logger.Log(world, run.start)
+    run.log = logger.Log(world, run.start, scored=not run.to_score)
     logger.print_facts(world, data, val, net, images_per_device(world))
     logger.warn_of_statistics(world)
     return run, state
@@ -167,15 +146,17 @@ def check(world, data, val):
         )
     if settings.AMP == 'fp16' and not world.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
-    data.check()
+    warnings = data.check()
     if val:
         if not val.labelled:
             raise UsageError(
                 f'the split VAL_SPLIT = {val.split!r} has no labels to score; '
                 'use another, or ITER_VAL=0 for no validation'
             )
-        val.check(4)
+        warnings += val.check(4)
         protocol()  # raises UsageError where TEST_CROP does not suit the head
+    for warning in warnings:
+        world.print(f'warning: {warning}')
 
 
 def agree_on_start(run):
@@ -213,9 +194,9 @@ def train_step(run, stream, stops):
     are summed undivided and divided once: accumulation and processes cannot change them.
     """
     world = run.world
-    constant = settings.BATCH_SIZE  # about the size of the count, so that float16 keeps its range
+    nominal = settings.BATCH_SIZE  # about the final count, so that float16 keeps its range
     if not run.net.criterion.per_image:
-        constant *= math.prod(config.sides(settings.CROP_SIZE))
+        nominal *= math.prod(config.sides(settings.CROP_SIZE))
     totals = torch.zeros(3, device=world.device)
     bases = None
     for part in range(settings.ACCUMULATE):
@@ -224,18 +205,19 @@ def train_step(run, stream, stops):
         with contextlib.nullcontext() if last or world.size == 1 else run.model.no_sync():
             with world.autocast():
                 loss_sum, count, mu = run.model(image, label)
-            run.scaler.scale(loss_sum.sum() / constant).backward()
+            run.scaler.scale(loss_sum.sum() / nominal).backward()
         totals[0] += loss_sum.detach().sum()
         totals[1] += count.sum()
         if mu is not None:
             part_bases = mu.detach().sum(0)  # c k
             bases = part_bases if bases is None else bases + part_bases
 
-    # gradients are sum / constant, averaged over processes; the loss is sum / count over all
+    # gradients are sum / nominal, averaged over processes; they become sum / count over all.
+    # The scaler's factor stays in them until its step.
     totals[2] = stops.number is not None
     world.all_reduce(totals)
     gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
-    torch._foreach_mul_(gradients, world.size * constant / totals[1].clamp(min=TINY))
+    torch._foreach_mul_(gradients, world.size * nominal / totals[1].clamp(min=TINY))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
@@ -285,65 +267,83 @@ def save(run, name, step, **more):
             f'earlier checkpoints are intact; {ADVICE}'
         )
     path = os.path.join(checkpoint.folder(), name + '.pth')
-    n_classes, values = len(run.data.names), config.current()
-    state = {'net': state, 'step': step, 'settings': values, 'n_classes': n_classes, **more}
-    checkpoint.save(path, state)
+    facts = {
+        'step': step,
+        'settings': config.current(),
+        'n_classes': len(run.data.names),
+        'data': run.data.digest(),
+    }
+    checkpoint.save(path, {'net': state, **facts, **more})
 
 
 def save_latest(run, step):
-    """Save all that resuming needs."""
-    rest = {'best': run.best, 'rng': run.world.rng_state(), 'images': len(run.data)}
-    optimizer, scaler = run.optimizer.state_dict(), run.scaler.state_dict()
-    save(run, 'latest', step, opt=optimizer, scaler=scaler, **rest)
+    """Save all that resuming needs, and whether this step still has to be scored."""
+    rest = {
+        'opt': run.optimizer.state_dict(),
+        'scaler': run.scaler.state_dict(),
+        'rng': run.world.rng_state(),
+        'best': run.best,
+        'to_score': run.to_score,
+        'images': len(run.data),
+    }
+    save(run, 'latest', step, **rest)
 
 
-def validate(run, step, loss, curves):
-    """Score the network by a single view; save it and return True if it is the best so far."""
-    world, log = run.world, run.log
-    scores = evaluate(
-        run.net, run.val, world, protocol().single(), log.predictions(step, run.val), 4
-    )
-    log.validation(step, scores, run.val.names)
-    if log.writer and run.net.statistics() is not None:
+def save_name(step):
+    """Return the name of the checkpoint that a step leaves for good, or ''."""
+    if step == settings.ITER_MAX:
+        return 'final'
+    return '' if step % settings.ITER_SAVE else f'step_{step}'
+
+
+def save_missing(run):
+    """Save the checkpoint of the step to resume from, if a kill prevented it."""
+    name = save_name(run.start)
+    if name and not os.path.isfile(os.path.join(checkpoint.folder(), name + '.pth')):
+        save(run, name, run.start)
+
+
+def validate(run, step):
+    """Score the network by a single view, and save it if it is the best so far."""
+    world, log, single_view = run.world, run.log, protocol().single()
+    on_image = log.predictions(step, run.val)
+    scores = evaluate(run.net, run.val, world, single_view, on_image, LOGGED_IMAGES)
+    if log.events and run.net.statistics() is not None:
         image = run.val[0][0]
         with torch.no_grad(), world.autocast():
             maps = network.fold(run.net).attention(image[None].to(world.device))[0]
         log.attention(step, image.permute(1, 2, 0).numpy(), maps.float().cpu().numpy())
-    if run.best['step'] == 0 and not run.warned:
-        logger.warn_of_collapse(world, curves)
-    better = scores['mIoU'] > run.best['mIoU']
-    if better:
+    log.validation(step, scores, run.val.names)
+    is_first = run.best['step'] == 0
+    if is_first and not run.warned:
+        logger.warn_of_collapse(world, run.to_score['curves'])
+    if scores['mIoU'] > run.best['mIoU']:
         run.best = {'mIoU': scores['mIoU'], 'step': step}
         save(run, 'best', step, scores=scores)
     world.print(
-        f'step {step}: loss {loss:.4f}, mIoU {100 * scores["mIoU"]:.2f}, '
+        f'step {step}: loss {run.to_score["loss"]:.4f}, mIoU {100 * scores["mIoU"]:.2f}, '
         f'pAcc {100 * scores["pAcc"]:.2f} on {settings.VAL_SPLIT}'
     )
-    return better
+    run.to_score = None
 
 
 def main(flags=None):
     run, state = setup()
     world, data = run.world, run.data
-    if run.start >= settings.ITER_MAX:
+    if run.start >= settings.ITER_MAX and not run.to_score:
         world.print(
             f'{settings.NAME} is finished: {run.start} of {settings.ITER_MAX} steps; '
             'raise ITER_MAX to go on, or choose another NAME'
         )
         return None
-    batches = dataset.Batches(
-        len(data),
-        settings.SEED,
-        settings.BATCH_SIZE,
-        settings.ACCUMULATE,
-        world.rank,
-        world.size,
-        run.start,
-    )
-    stream = iter(dataset.train_loader(data, batches, world.cuda))
+    batches = dataset.train_batches(data, world, run.start)
+    stream = dataset.start_loader(dataset.train_loader(data, batches, world.cuda))
     with world.bar(total=settings.ITER_MAX, initial=run.start, desc=settings.NAME) as bar:
         stops = distributed.StopSignals()
         start_generators(run, state)
+        if run.to_score:  # it was stopped before it could be scored
+            validate(run, run.start)
+            save_latest(run, run.start)
         stopped = loop(run, batches, stream, stops, bar)
     folder = checkpoint.folder()
     if stopped:
@@ -370,9 +370,9 @@ def loop(run, batches, stream, stops, bar):
         # read the interval's losses: the only wait for the device
         last = step == settings.ITER_MAX
         is_validation = settings.ITER_VAL and (step % settings.ITER_VAL == 0 or last)
-        is_save = step % settings.ITER_SAVE == 0 or last
+        name = save_name(step)
         stop_seen = stops.seen(run.world, interval[-1][2])
-        if not (step % settings.ITER_LOG == 0 or is_validation or is_save or stop_seen):
+        if not (step % settings.ITER_LOG == 0 or is_validation or name or stop_seen):
             continue
         values, curves, stopping = read_interval(run, interval)
         interval = []
@@ -386,16 +386,16 @@ def loop(run, batches, stream, stops, bar):
         scalars = {'loss': sum(values) / len(values), 'lr': rate, 'images_per_s': speed}
         run.log.scalars(step, scalars | curves | run.world.memory())
 
-        # save; latest comes last, so that a run killed in between writes the others again
-        if is_save:
-            save(run, 'final' if last else f'step_{step}', step)
-        if is_save or stopping:
+        # save, then score; a run killed in between makes up for it when it resumes
+        if is_validation:
+            run.to_score = {'loss': values[-1], 'curves': curves}
+        if name or stopping:
             save_latest(run, step)
-
-        # score, and keep the best
+        if name:
+            save(run, name, step)
         if is_validation and not stopping:
-            is_best = validate(run, step, values[-1], curves)
-            if is_best and is_save:
+            validate(run, step)
+            if name:
                 save_latest(run, step)
         if stopping:
             return step

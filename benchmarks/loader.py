@@ -57,7 +57,7 @@ def loader_step(variant):
     if variant == 'plain':
         cv2.setNumThreads(0)
     else:
-        dataset.start_worker(0)
+        dataset.start_worker(settings.MAX_PIXELS, 0)
     data = dataset.Dataset(settings.TRAIN_SPLIT, train=True)
     if variant != 'cached':
         data.cached = False

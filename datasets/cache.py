@@ -2,12 +2,14 @@
 
 import hashlib
 import os
-import tempfile
 
 import numpy as np
 
 from datasets.layouts import Segments
 from utils.config import UserError
+from utils.files import atomic_write
+
+ALONE = '-image'  # end of the names of images without a label
 
 
 def cache_path(folder, image, label, label_map):
@@ -26,49 +28,40 @@ def cache_path(folder, image, label, label_map):
         key.update(repr(facts).encode())
     if isinstance(label, Segments):
         key.update(label.ids.tobytes() + label.raw.tobytes())
-    name = key.hexdigest()
+    name = key.hexdigest() + ('' if label is not None else ALONE)
     return os.path.join(folder, name[:2], name)
 
 
 def load(path):
     """Return image (h, w, 3) and label (h, w) or None, read-only; None if they are not cached.
 
-    Both are mapped into memory: only what is used is read.
+    Both are mapped into memory: only what is used is read. A damaged file counts as none.
     """
     try:
         data = np.asarray(np.memmap(path, np.uint8, 'r'))
     except (OSError, ValueError):
         return None
+    if len(data) <= 8:
+        return None
     h, w = data[:8].view(np.uint32).tolist()
     end = 8 + 3 * h * w
-    image = data[8:end].reshape(h, w, 3)
-    if len(data) == end:
-        return image, None
-    return image, data[end:].reshape(h, w)
+    if path.endswith(ALONE):
+        return (data[8:].reshape(h, w, 3), None) if len(data) == end else None
+    if len(data) != end + h * w:
+        return None
+    return data[8:end].reshape(h, w, 3), data[end:].reshape(h, w)
 
 
 def store(path, image, label):
-    """Write decoded pixels to the cache: the whole file, or none.
-
-    Several processes may write the same file at once, so each has a temporary file of its own.
-    """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, work = tempfile.mkstemp(dir=os.path.dirname(path))
+    """Write decoded pixels to the cache: the whole file, or none."""
     try:
-        with open(handle, 'wb') as f:
+        with atomic_write(path) as f:
             f.write(np.array(image.shape[:2], np.uint32))
             f.write(np.ascontiguousarray(image))
             if label is not None:
                 f.write(np.ascontiguousarray(label))
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(work, 0o666 & ~mask)  # others may read it, too
-        os.replace(work, path)
     except OSError as e:
         raise UserError(
             f'{path}: could not be written ({e.strerror}); '
             'the cache needs 3 to 4 bytes per pixel of the data set'
         ) from None
-    finally:
-        if os.path.exists(work):
-            os.unlink(work)

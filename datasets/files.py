@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import scipy.io
-from PIL import Image, ImageOps
 
+from datasets import pictures
+from datasets.labels import VALUES, equal_channels, read_label, read_mat, read_segments
 from datasets.layouts import Segments
+from datasets.lists import CONTROL
 from utils.config import UserError
 
 UNKNOWN = 254  # train id of raw values that the table does not have
-VALUES = 65536  # raw label values have 16 bits at most
+TABLE_BYTES = 2**20  # of a class table, at most
+BORDER = 224, 224, 192  # colour of void in the palettes of VOC, labelme and others
 
 
 class UnknownValues(UserError):
@@ -50,17 +52,8 @@ def read_classes(path):
 
     The raw value * stands for all that no line names, the name void for no class.
     """
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, 'strerror', None) or e
-        raise UserError(
-            f'{path}: this class table cannot be read ({reason}); '
-            'write a line per class: value red green blue name'
-        ) from None
     rows, void, seen = [], [], set()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_table(path).splitlines(), 1):
         if not line.strip():
             continue
         raw, colour, name = read_class(line, f'{path}, line {number}')
@@ -85,6 +78,22 @@ def read_classes(path):
     )
 
 
+def read_table(path):
+    """Return the text of a class table."""
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            text = f.read(TABLE_BYTES + 1)
+            if len(text) > TABLE_BYTES:
+                raise ValueError(f'it has more than {TABLE_BYTES:,} characters')
+            return text
+    except (OSError, ValueError) as e:
+        reason = getattr(e, 'strerror', None) or e
+        raise UserError(
+            f'{path}: this class table cannot be read ({reason}); '
+            'write a line per class: value red green blue name'
+        ) from None
+
+
 def read_class(line, where):
     """Return (raw value or None for *, (red, green, blue), name) of a line of a class table."""
     try:
@@ -93,12 +102,15 @@ def read_class(line, where):
         colour = int(red), int(green), int(blue)
         if min(colour) < 0 or max(colour) > 255 or not 0 <= (raw or 0) < VALUES:
             raise ValueError
+        name = name.strip()
+        if len(name) > 200 or CONTROL.search(name):
+            raise ValueError
     except ValueError:
+        line = line.strip()[:80]
         raise UserError(
-            f'{where}: {line.strip()!r} is not `value red green blue name`, '
-            'such as `7 128 64 128 road`'
+            f'{where}: {line!r} is not `value red green blue name`, such as `7 128 64 128 road`'
         ) from None
-    return raw, colour, name.strip()
+    return raw, colour, name
 
 
 class LabelMap:
@@ -115,6 +127,7 @@ class LabelMap:
         self.source = last_two(classes.path)
         self.stores_train_ids = stores_train_ids
         self.tables = value_tables(classes, void, ignore)
+        self.palette = PaletteCheck(classes, ignore, self.source)
         self.colours = colour_table(classes, ignore) if colours else None
         tables = [table.tobytes() for table in self.tables.values()]
         self.key = hashlib.sha256(repr((ignore, tables, self.colours)).encode()).digest()
@@ -124,18 +137,21 @@ class LabelMap:
 
         UserError if the file is not a label, UnknownValues if the table lacks its values.
         """
+        path, palette = label, None
         if isinstance(label, Segments):
             path, raw = label.path, read_segments(label)
-        elif label.endswith('.mat'):
-            path, raw = label, read_mat(label)
+        elif label.lower().endswith('.mat'):
+            raw = read_mat(label)
         else:
-            path, raw = label, read_indices(label, self.colours is not None)
+            raw, palette = read_label(label, self.colours is not None)
         if raw.ndim == 3:
             return self.map_colours(raw, path)
         kind, note = 'raw', ''
         if self.stores_train_ids and self.stores_train_ids[0] in last_two(path):
             kind, note = self.stores_train_ids[1], ' as a train id'
         table = self.tables[kind]
+        if palette is not None:
+            self.palette(path, raw, palette, table, self.colours is not None)
         ids = cv2.LUT(raw, table[:256]) if raw.dtype == np.uint8 else table[raw]
         unknown = ids == UNKNOWN
         if unknown.any():
@@ -150,19 +166,74 @@ class LabelMap:
 
     def map_colours(self, picture, path):
         """Return the train ids (h, w) uint8 of a label (h, w, 3) in the colours of the table."""
-        codes = picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        codes = codes_of(picture)
         known, ids = self.colours
         at = known.searchsorted(codes).clip(max=len(known) - 1)
         unknown = known[at] != codes
         if unknown.any():
             colour = tuple(picture[unknown][0].tolist())
+            hint = 'add its line (name void: no class), or save the label without smoothing, as PNG'
+            if equal_channels(picture):
+                hint = 'its channels are equal: convert it to a grey PNG if they are class indices'
             raise UnknownValues(
-                f'{path}: the colour {colour} is not in {self.source}; add its line '
-                '(name void: no class), or save the label without smoothing, as PNG',
-                path,
-                [colour],
+                f'{path}: the colour {colour} is not in {self.source}; {hint}', path, [colour]
             )
         return ids[at].astype(np.uint8)
+
+
+class PaletteCheck:
+    """Refuses labels whose palette says that their indices are not those of the class table.
+
+    Image optimisers renumber the entries of a palette: pixels keep their colours, not their
+    indices. Palettes that have nothing to do with the table are the usual case, and fine.
+    """
+
+    def __init__(self, classes, ignore, source):
+        self.source = source
+        self.known, self.ids = colour_table(classes, ignore, BORDER)
+        self.own = np.full(256, -1)  # the colour of each train id, as 0xRRGGBB
+        self.own[: len(classes.names)] = codes_of(classes.colours)
+
+    def __call__(self, path, raw, palette, table, colours):
+        """Raise UserError if the colours in use are classes, but other ones than the indices are.
+
+        raw (h, w) uint8, palette (n, 3) uint8, table: train ids of values.
+        """
+        codes = codes_of(palette)
+        at = self.known.searchsorted(codes).clip(max=len(self.known) - 1)
+        by_colour = np.where(self.known[at] == codes, self.ids[at], UNKNOWN)
+        by_index = table[: len(codes)]
+        differ = (by_colour != by_index) & (codes != self.own[by_index])
+        if self.mean_it(raw, codes, by_colour, differ):
+            hint = 'use the labels as their makers wrote them'
+            if colours:
+                hint = 'save it as RGB PNG, which is read by colours, or mend the colours there'
+            raise UserError(
+                f'{path}: its palette has the colours of {self.source} at other indices, as image '
+                f'optimisers leave it; {hint}'
+            )
+        is_grey = (palette == palette[:, :1]).all(1)
+        by_grey = np.where(is_grey, table[palette[:, 0]], UNKNOWN)
+        if self.mean_it(raw, codes, by_grey, by_grey != by_index):
+            raise UserError(
+                f'{path}: its palette has the values of {self.source} as greys at other indices, '
+                'as image optimisers leave it; convert it to a grey PNG without a palette'
+            )
+
+    @staticmethod
+    def mean_it(raw, codes, ids, differ):
+        """Tell whether all entries in use mean the classes `ids`, and some of them differ."""
+        if not (differ & (ids != UNKNOWN)).any():
+            return False
+        used = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
+        if used[-1] >= len(codes) or len(np.unique(codes[used])) < len(used):
+            return False
+        return (ids[used] != UNKNOWN).all() and differ[used].any()
+
+
+def codes_of(colours):
+    """Return colours (..., 3) uint8 as numbers 0xRRGGBB."""
+    return colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 def last_two(path):
@@ -193,16 +264,19 @@ def value_tables(classes, void, ignore):
     return {'raw': raw, 'id': ids, 'id + 1': shifted}
 
 
-def colour_table(classes, ignore):
+def colour_table(classes, ignore, void=None):
     """Return the colours of a class table as sorted numbers 0xRRGGBB, and their train ids.
 
-    Where two classes share a colour, the first one has it; void has its colours before any class.
+    Where two classes share a colour, the first one has it; void has its colours before any class,
+    and the colour `void` if no class has it.
     """
     table = {}
     for i, (red, green, blue) in enumerate(classes.colours.tolist()):
         table.setdefault((red << 16) + (green << 8) + blue, i)
     for red, green, blue in classes.void_colours:
         table[(red << 16) + (green << 8) + blue] = ignore
+    if void:
+        table.setdefault(int(codes_of(np.array(void))), ignore)
     codes = sorted(table)
     return [np.array(codes), np.array([table[code] for code in codes])]
 
@@ -211,131 +285,74 @@ def colour_table(classes, ignore):
 
 
 def read_image(path, upright=False):
-    """Return an image as (h, w, 3) uint8 RGB, its pixels as stored.
+    """Return an image as (h, w, 3) uint8 RGB, its pixels as stored, on which labels are drawn.
 
-    Labels are drawn on stored pixels; `upright` turns them as EXIF says.
+    `upright` is for pictures without labels: they are turned as EXIF says, and of several in one
+    file the first is read.
     """
     if not os.path.isfile(path):
         raise UserError(f'{path}: this image is missing')
     data = np.fromfile(path, np.uint8)
+    size = pictures.plain_size(data)
+    pixels = None
+    if size:
+        pictures.check_size(path, size)
+        check_whole(path, data)
+        pixels = pictures.decode_plain(data, upright)
+    if pixels is None:
+        pixels = read_rare(path, upright)
+    return pictures.with_8_bits(path, pixels)
+
+
+def check_whole(path, data):
+    """Raise UserError if a JPEG or PNG, the bytes of a file, is cut off.
+
+    OpenCV would fill it up in silence; Pillow refuses it.
+    """
     tail = data[-64:].tobytes()
-    if b'\xff\xd9' not in tail and b'IEND' not in tail:
-        # it may be cut off: OpenCV would fill it up in silence, Pillow refuses it
-        open_with_pillow(path).load()
-        if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
-            raise UserError(f'{path}: this picture is cut off; fetch it again')
-    image = decode_with_opencv(data, upright)
-    if image is not None:
-        return image
-    picture = open_with_pillow(path)
+    if b'\xff\xd9' in tail or b'IEND' in tail:
+        return
+    picture, _ = pictures.open_picture(path)
+    pictures.load(path, picture)
+    if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data.tobytes():
+        raise UserError(f'{path}: this picture is cut off; fetch it again')
+
+
+def read_rare(path, upright):
+    """Return the pixels (h, w, 3), 8 or 16 bits, of a file that is no ordinary JPEG or PNG."""
+    picture, tag = pictures.open_picture(path)
+    count, orientation = pictures.load(path, picture)
+    if count > 1 and not upright:
+        raise UserError(
+            f'{path}: this file holds {count} pictures; save the one of the label by itself'
+        )
+    pixels = as_rgb(path, picture)
+    return pictures.turn(pixels, tag or orientation) if upright else pixels
+
+
+def as_rgb(path, picture):
+    """Return the pixels (h, w, 3), uint8 or uint16, of a decoded Pillow image."""
+    if picture.mode.startswith('I;16') or (picture.mode, picture.format) == ('I', 'PPM'):
+        return np.stack([np.asarray(picture).astype(np.uint16)] * 3, 2)
     if picture.mode[0] in 'IF':
         raise UserError(
-            f'{path}: this picture has {picture.mode} values, not 8 bits a channel; convert it'
+            f'{path}: this picture has {picture.mode} values, not 8 or 16 bits a channel without a '
+            'sign; convert it'
         )
-    if upright:
-        picture = ImageOps.exif_transpose(picture)
-    return np.array(picture.convert('RGB'))
-
-
-def decode_with_opencv(data, upright):
-    """Return the image (h, w, 3) RGB in the bytes of a file, or None if OpenCV cannot decode it."""
-    if not len(data):
-        return None
-    flags = cv2.IMREAD_COLOR_RGB
-    if not upright:
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    if picture.format == 'TIFF' and max(picture.tag_v2.get(pictures.BITS, (1,))) > 8:
+        pixels = pictures.decode_wide(path)
+        if pixels is not None:
+            return pixels
     try:
-        return cv2.imdecode(data, flags)
-    except cv2.error:  # more pixels than it decodes
-        return None
-
-
-def open_with_pillow(path):
-    """Return the whole picture, decoded; UserError if it does not exist or cannot be decoded."""
-    Image.MAX_IMAGE_PIXELS = None  # aerial pictures are large
-    try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except FileNotFoundError:
-        raise UserError(f'{path}: this file is missing') from None
-    except Exception as e:  # Pillow's decoders raise many kinds
-        raise UserError(
-            f'{path}: this picture cannot be read ({e}); fetch or convert it again'
-        ) from None
+        return np.array(picture.convert('RGB'))
+    except ValueError as e:
+        raise pictures.unreadable(path, e) from None
 
 
 def read_indices(path, colours=False):
-    """Return the values (h, w) uint8 or int32 of a grey or palette picture.
+    """Return the values (h, w) uint8 or int32 of a grey or palette picture, as stored.
 
-    With `colours`, a colour picture gives (h, w, 3) uint8; without, UserError.
+    With `colours`, a colour picture gives (h, w, 3) uint8; without, UserError. So do formats that
+    change values, and values that are negative, fractions or beyond 16 bits.
     """
-    picture = open_with_pillow(path)
-    if picture.mode in ('P', 'L', '1'):
-        return np.asarray(picture, np.uint8)
-    if picture.mode.startswith('I'):
-        return np.asarray(picture).astype(np.int32).clip(0, VALUES - 1)
-    if colours and picture.mode in ('RGB', 'RGBA'):
-        return np.asarray(picture.convert('RGB'))
-    if colours:
-        raise UserError(
-            f'{path}: a label must hold class indices (grey or palette PNG) or RGB colours, this '
-            f'one holds {picture.mode} pixels; convert it'
-        )
-    raise UserError(
-        f'{path}: a label must hold class indices (grey or palette PNG), this one holds '
-        f'{picture.mode} pixels, colours; convert it, or use DATASET=folder, which reads colours '
-        'by classes.txt'
-    )
-
-
-def read_mat(path):
-    """Return the values (h, w) int64 of a MATLAB label.
-
-    SBD has GTcls, PASCAL Context LabelMap, COCO-Stuff 10k S, from which 1 is subtracted, as in its
-    PNG files.
-    """
-    try:
-        content = scipy.io.loadmat(path)
-        if 'GTcls' in content:
-            return as_values(content['GTcls']['Segmentation'][0, 0])
-        if 'S' in content:
-            values = as_values(content['S'])
-            return np.where(values == 0, 255, values - 1)
-        return as_values(content['LabelMap'])
-    except FileNotFoundError:
-        raise UserError(f'{path}: this file is missing') from None
-    except Exception as e:  # scipy raises many kinds
-        raise UserError(
-            f'{path}: this MATLAB file cannot be read as a label ({type(e).__name__}: {e}); '
-            'it must have GTcls, S or LabelMap; unpack it again'
-        ) from None
-
-
-def as_values(array):
-    """Return an array of a MATLAB file as int64 label values; ValueError if it holds none."""
-    values = np.ascontiguousarray(array).astype(np.int64)
-    is_whole = (values == array).all()
-    if array.ndim != 2 or not is_whole or values.min() < 0 or values.max() >= VALUES:
-        shape = 'x'.join(map(str, array.shape))
-        raise ValueError(f'{shape} values of type {array.dtype}, not whole numbers of 16 bits')
-    return values
-
-
-def read_segments(label):
-    """Return the raw values (h, w) uint8 of a panoptic PNG and its Segments."""
-    picture = np.asarray(open_with_pillow(label.path))
-    if picture.ndim != 3:
-        raise UserError(
-            f'{label.path}: a panoptic label is a colour PNG of segment ids, this one is not; '
-            'unpack it again'
-        )
-    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
-    codes = red | green.astype(np.uint32) << 8 | blue.astype(np.uint32) << 16
-    at = label.ids.searchsorted(codes).clip(max=len(label.ids) - 1)
-    unknown = label.ids[at] != codes
-    if unknown.any():
-        raise UserError(
-            f'{label.path}: the JSON has no segment {codes[unknown][0]}; are both from one archive?'
-        )
-    return label.raw[at]
+    return read_label(path, colours)[0]

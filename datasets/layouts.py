@@ -4,23 +4,21 @@ A layout is a function of (root, split) that returns a list of Listings: most sp
 that join train and val have two. Nothing is paired here: table.pair does that.
 """
 
-import json
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from datasets.lists import Missing, read_list, read_pairs
+from datasets.panoptic import read_panoptic
 from utils.config import UserError
 
-IMAGES = ('.jpg', '.jpeg', '.png')
-
-
-class Missing(UserError):
-    """A list or JSON file, at .path, is not there; most likely its archive is not."""
-
-    def __init__(self, message, path=''):
-        super().__init__(message)
-        self.path = path
+# endings of files: of all images, and of the labels of all data sets, which change no value
+IMAGES = (
+    '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2',
+    '.avif', '.heic',
+)  # fmt: skip
+LABELS = ('.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.mat')
 
 
 class Segments(NamedTuple):
@@ -53,19 +51,52 @@ def find_files(folder, endings=IMAGES, deep=False):
     """Return {name without ending: path} of the files in a folder, with `deep` also in its folders.
 
     An ending may be more than the type: '_labelIds.png'. A folder that does not exist is empty.
+    UserError if two files have one name, whatever their endings and capitals.
     """
-    paths = {}
+    paths, seen = {}, {}
     if not os.path.isdir(folder):
         return paths
+    for item in walk(folder, deep):
+        name = name_of(item.name, endings)
+        if name is None or item.name.startswith('.'):
+            continue
+        other = seen.setdefault(name.lower(), item.path)
+        if other != item.path:
+            both = ' and '.join(sorted([other, item.path]))
+            raise UserError(f'{both}: two files of one name; remove or rename one of them')
+        paths[name] = item.path
+    return paths
+
+
+def walk(folder, deep):
+    """Yield what is in a folder as os.DirEntry, with `deep` also what is in its folders."""
     for item in os.scandir(folder):
         if deep and item.is_dir():
-            paths.update(find_files(item.path, endings))
-        if item.name.startswith('.'):
-            continue
-        for ending in endings:
-            if item.name.lower().endswith(ending.lower()):
-                paths[item.name[: -len(ending)]] = item.path
-    return paths
+            yield from os.scandir(item.path)
+        yield item
+
+
+def name_of(file, endings):
+    """Return the name of a file without its ending, in any capitals; None for another ending."""
+    for ending in endings:
+        if file.lower().endswith(ending.lower()):
+            return file[: -len(ending)]
+    return None
+
+
+def unaccepted(folder, name, endings):
+    """Return a file in a folder that seems meant by `name`, but has another ending, or None.
+
+    Such are name.json and name.jpg.png.
+    """
+    if not os.path.isdir(folder):
+        return None
+    files = []
+    for file in os.listdir(folder):
+        stem = name_of(file, endings)
+        if name in (os.path.splitext(file)[0], bare_name(stem or '')) and stem != name:
+            files.append(file)
+    return os.path.join(folder, min(files)) if files else None
 
 
 def first(root, *choices):
@@ -75,18 +106,6 @@ def first(root, *choices):
         if os.path.exists(path):
             return path
     return paths[0]
-
-
-def read_list(path):
-    """Return the lines of a list file that are not blank, whatever ends them."""
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            return [line.strip() for line in f if line.strip()]
-    except FileNotFoundError:
-        raise Missing(f'{path}: this list of pictures is missing', path) from None
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, 'strerror', None) or e
-        raise UserError(f'{path}: this list of pictures cannot be read ({reason})') from None
 
 
 def read_names(path, known=()):
@@ -125,11 +144,16 @@ def parts(split):
 
 
 def camvid(root, split):
-    """List SPLIT/ with images and SPLITannot/ with labels: those in SPLIT.txt, or all files."""
+    """List SPLIT/ with images and SPLITannot/ with labels: those in SPLIT.txt, or all files.
+
+    Split `test` needs no testannot/.
+    """
     listings = []
     for part in parts(split):
         image_dir, label_dir = os.path.join(root, part), os.path.join(root, part + 'annot')
-        images, labels = find_files(image_dir), find_files(label_dir, ('.png',))
+        images, labels = find_files(image_dir), None
+        if part != 'test' or os.path.isdir(label_dir):
+            labels = find_files(label_dir, LABELS)
         names = names_in(os.path.join(root, part + '.txt'), images, labels)
         listings.append(Listing(names, images, labels, image_dir, label_dir))
     return listings
@@ -140,60 +164,25 @@ def folder(root, split):
 
     SPLIT.txt with lines of two paths, image and label; or images/SPLIT/ with labels/SPLIT/; or
     SPLIT/ with SPLITannot/. In the last two, files of one name belong together, and SPLIT.txt may
-    name some of them. Split `test` needs no labels/test/.
+    name some of them. Split `test` needs no labels: test.txt may have lines of one path, and
+    labels/test/ or testannot/ may be missing.
     """
     path = os.path.join(root, split + '.txt')
-    pairs = read_pairs(root, path) if os.path.exists(path) else []
+    image_dir, label_dir = os.path.join(root, 'images', split), os.path.join(root, 'labels', split)
+    annotated = os.path.isdir(label_dir) or os.path.isdir(os.path.join(root, split + 'annot'))
+    pairs = []
+    if os.path.exists(path):
+        pairs = read_pairs(root, path, alone=split == 'test' and not annotated)
     if pairs:
         images = dict(enumerate(image for image, _ in pairs))
-        labels = dict(enumerate(label for _, label in pairs))
+        labels = dict(enumerate(label for _, label in pairs)) if pairs[0][1] else None
         return [Listing(list(images), images, labels, root, root)]
     if not os.path.isdir(os.path.join(root, 'images')):
         return camvid(root, split)
-    image_dir, label_dir = os.path.join(root, 'images', split), os.path.join(root, 'labels', split)
     images, labels = find_files(image_dir), None
     if split != 'test' or os.path.isdir(label_dir):
-        labels = find_files(label_dir, ('.png',))
+        labels = find_files(label_dir, LABELS)
     return [Listing(names_in(path, images, labels), images, labels, image_dir, label_dir)]
-
-
-def read_pairs(root, path):
-    """Return [(image, label)] of a list with two paths a line; [] if each line names one file.
-
-    Paths start at `root`, or are absolute. A tab or a blank lies between the two; they may hold
-    blanks themselves.
-    """
-    pairs, single = [], []
-    for line in read_list(path):
-        pair = split_line(root, path, line)
-        if pair:
-            pairs.append(pair)
-        else:
-            single.append(line)
-    if pairs and single:
-        raise UserError(
-            f'{path}: {single[0]!r} names one file, other lines an image and its label; '
-            'give every line both'
-        )
-    return pairs
-
-
-def split_line(root, path, line):
-    """Return the two files that a line of the list `path` names; None if it is a single word."""
-    blank = '\t' if '\t' in line else ' '
-    words = line.split(blank)
-    cuts = []
-    for i in range(1, len(words)):
-        image, label = ' '.join(words[:i]).strip(), ' '.join(words[i:]).strip()
-        cuts.append((os.path.join(root, image), os.path.join(root, label)))
-    for image, label in cuts:
-        if os.path.isfile(image) and os.path.isfile(label):
-            return image, label
-    if not cuts:
-        return None
-    image, label = cuts[len(cuts) // 2]
-    lost = label if os.path.isfile(image) else image
-    raise UserError(f'{lost}: this file is missing; {path} names it: {line!r}')
 
 
 def voc(root, split):
@@ -213,7 +202,7 @@ def voc(root, split):
             return [voc_with_sbd(root, sbd)]
     images, labels = find_files(image_dir), None
     if split != 'test':
-        labels = find_files(label_dir, ('.png',))
+        labels = find_files(label_dir, LABELS)
     names = read_names(os.path.join(lists, split + '.txt'), images)
     return [Listing(names, images, labels, image_dir, label_dir)]
 
@@ -230,7 +219,7 @@ def voc_with_sbd(root, sbd):
     val = read_names(os.path.join(lists, 'val.txt'), images)
     more = read_names(os.path.join(sbd, 'train.txt'), images)
     more += read_names(os.path.join(sbd, 'val.txt'), images)
-    voc_labels = find_files(os.path.join(root, 'SegmentationClass'), ('.png',))
+    voc_labels = find_files(os.path.join(root, 'SegmentationClass'), LABELS)
     labels.update({name: voc_labels[name] for name in train if name in voc_labels})
     names = sorted({*train, *more} - {*val})
     return Listing(names, images, labels, image_dir, label_dir)
@@ -245,20 +234,29 @@ def cityscapes(root, split):
             os.path.join(root, 'leftImg8bit', part),
             os.path.join(root, kind, part),
         )
-        images = find_files(image_dir, ('_leftImg8bit.png', '_leftImg8bit.jpg'), deep=True)
+        images = find_files(image_dir, with_endings('_leftImg8bit', IMAGES), deep=True)
         labels = None
         if part != 'test':
-            labels = find_files(label_dir, (f'_{kind}_labelTrainIds.png',), deep=True)
-            labels.update(find_files(label_dir, (f'_{kind}_labelIds.png',), deep=True))
+            endings = with_endings(f'_{kind}_labelTrainIds', LABELS)
+            labels = find_files(label_dir, endings, deep=True)
+            endings = with_endings(f'_{kind}_labelIds', LABELS)
+            labels.update(find_files(label_dir, endings, deep=True))
         names = all_names(images, labels)
         listings.append(Listing(names, images, labels, image_dir, label_dir))
     return listings
 
 
+def with_endings(text, endings):
+    return tuple(text + ending for ending in endings)
+
+
 def coco_images(root, split):
-    """Return the folder of COCO's images of a split, and {name: path}."""
+    """Return the folder of COCO's images of a split, and {name: path}.
+
+    PNG files there are labels, if any.
+    """
     image_dir = first(root, split + '2017', f'images/{split}2017')
-    return image_dir, find_files(image_dir, ('.jpg',))
+    return image_dir, find_files(image_dir, [ending for ending in IMAGES if ending != '.png'])
 
 
 def coco_stuff(root, split):
@@ -280,7 +278,7 @@ def coco_stuff_10k(root, split):
     """List COCO-Stuff 10k v1.1: imageLists/ images/ annotations/ (`.mat`); val is its test, too."""
     part = 'train' if split == 'train' else 'test'
     image_dir, label_dir = os.path.join(root, 'images'), os.path.join(root, 'annotations')
-    images, labels = find_files(image_dir), find_files(label_dir, ('.mat', '.png'))
+    images, labels = find_files(image_dir), find_files(label_dir, LABELS)
     names = read_names(os.path.join(root, 'imageLists', part + '.txt'), images)
     return [Listing(names, images, labels, image_dir, label_dir)]
 
@@ -290,11 +288,14 @@ def coco_panoptic(root, split):
     image_dir, images = coco_images(root, split)
     made = first(root, f'panoptic_stuff_{split}2017', f'annotations/panoptic_stuff_{split}2017')
     if os.path.isdir(made):
-        labels = find_files(made, ('.png',))
+        labels = find_files(made, LABELS)
         return [Listing(all_names(images, labels), images, labels, image_dir, made)]
     path = first(root, f'annotations/panoptic_{split}2017.json', f'panoptic_{split}2017.json')
     label_dir = first(root, f'annotations/panoptic_{split}2017', f'panoptic_{split}2017')
-    segments = read_panoptic(path)
+    try:
+        segments = read_panoptic(path)
+    except FileNotFoundError:
+        raise Missing(f'{path}: this JSON is missing', path) from None
     unknown = sorted(set(images) - set(segments))
     if len(unknown) == 1:
         raise UserError(
@@ -309,38 +310,8 @@ def coco_panoptic(root, split):
     labels = {}
     for name, file in find_files(label_dir, ('.png',)).items():
         if name in segments:
-            labels[name] = segments[name]._replace(path=file)
+            labels[name] = Segments(file, *segments[name])
     return [Listing(sorted(segments), images, labels, image_dir, label_dir)]
-
-
-def read_panoptic(path):
-    """Return {image name: Segments} of a COCO panoptic JSON.
-
-    A segment's raw value is its category's id, or 0 for things; 255 is what belongs to no segment.
-    """
-    try:
-        with open(path, encoding='utf-8') as f:
-            content = json.load(f)
-        is_thing = {category['id']: category['isthing'] for category in content['categories']}
-        segments = {}
-        for annotation in content['annotations']:
-            ids, raw = [0], [255]
-            for segment in annotation['segments_info']:
-                category = segment['category_id']
-                ids.append(segment['id'])
-                raw.append(0 if is_thing[category] else category)
-            ids, raw = np.array(ids, np.uint32), np.array(raw, np.uint8)
-            order = ids.argsort()
-            file = annotation['file_name']
-            segments[os.path.splitext(file)[0]] = Segments(file, ids[order], raw[order])
-        return segments
-    except FileNotFoundError:
-        raise Missing(f'{path}: this JSON is missing', path) from None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(
-            f'{path}: this is no panoptic JSON of COCO, or only part of one '
-            f'({type(e).__name__}: {e}); unpack it again'
-        ) from None
 
 
 def coco_voc(root, split):
@@ -352,7 +323,7 @@ def coco_voc(root, split):
     made = os.path.join(root, f'coco_voc_{split}2017')
     if os.path.isdir(made):
         image_dir, images = coco_images(root, split)
-        labels = find_files(made, ('.png',))
+        labels = find_files(made, LABELS)
         listing = Listing(all_names(images, labels), images, labels, image_dir, made)
     else:
         (listing,) = coco_stuff(root, split)
@@ -370,7 +341,7 @@ def ade20k(root, split):
     label_dir = os.path.join(root, 'annotations', part)
     images, labels = find_files(image_dir), None
     if split != 'test':
-        labels = find_files(label_dir, ('.png',))
+        labels = find_files(label_dir, LABELS)
     return [Listing(all_names(images, labels), images, labels, image_dir, label_dir)]
 
 
@@ -389,7 +360,7 @@ def pascal_context(root, split):
 def nyuv2(root, split):
     """List images/ and labels40/ (1..40, 0 = void) with train.txt and val.txt (or test.txt)."""
     image_dir, label_dir = os.path.join(root, 'images'), os.path.join(root, 'labels40')
-    images, labels = find_files(image_dir), find_files(label_dir, ('.png',))
+    images, labels = find_files(image_dir), find_files(label_dir, LABELS)
     listings = []
     for part in parts(split):
         path = first(root, 'train.txt') if part == 'train' else first(root, 'val.txt', 'test.txt')

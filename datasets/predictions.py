@@ -1,22 +1,82 @@
 """Predictions as files: pictures, what the server of a benchmark wants, and what is rescored."""
 
+import contextlib
+import glob
+import itertools
 import os
 
 import numpy as np
 import torch
 
 import settings
+from datasets import layouts
 from datasets.files import read_indices
-from datasets.table import entry
-from utils import visualize
+from datasets.layouts import Segments
+from datasets.table import entry, locate
+from utils import script, visualize
 from utils.config import UsageError, UserError
+from utils.files import check_writable, protect
+
+# ------------------------------------------------------------------------ what is not written over
 
 
-def writer(data, image_iou):
+def data_files():
+    """Return the files of all splits of the data set in force, and the folders for them.
+
+    These are the ones in its root, whether they exist or not. Nothing is returned if it is not
+    there.
+    """
+    source = entry()._replace(make=None)  # none is made for this
+    try:
+        root = locate(source)
+    except UserError:
+        return [], []
+    files = glob.glob(os.path.join(glob.escape(root), '*.txt'))  # lists, classes.txt
+    parents = set()
+    for split in splits(source, root):
+        with contextlib.suppress(UserError, OSError):
+            for listing in source.layout(root, split):
+                files += listing.images.values()
+                files += map(label_file, (listing.labels or {}).values())
+                parents |= {listing.image_dir, listing.label_dir}
+    parents.update(os.path.dirname(path) for path in files)
+    folders = set()
+    for parent in parents:
+        inner = os.path.relpath(parent, root).split(os.sep)[0]
+        if inner not in (os.curdir, os.pardir):
+            folders.add(os.path.join(root, inner))
+    return files, sorted(folders)
+
+
+def splits(source, root):
+    """Return the splits of an Entry that are to be looked at for files."""
+    if source.layout is layouts.coco_panoptic:
+        return []  # its JSON takes gigabytes
+    if source.splits is not None:
+        return list(source.splits)
+    names = {settings.TRAIN_SPLIT, settings.VAL_SPLIT}
+    for name in os.listdir(root):
+        if name.endswith('.txt'):
+            names.add(name.removesuffix('.txt'))
+        elif name.endswith('annot'):
+            names.add(name.removesuffix('annot'))
+    return sorted(names)
+
+
+def label_file(label):
+    """Return the path of a label of a Listing."""
+    return label.path if isinstance(label, Segments) else label
+
+
+# ----------------------------------------------------------------------------- what eval.py writes
+
+
+def writer(data, image_iou, checkpoint):
     """Return what writes predictions for a split into SAVE_DIR, or None.
 
     A split without labels gets the files for its server, or, where some class has no value in label
-    files, pictures; a split with labels gets pictures, if there is a SAVE_DIR.
+    files, pictures; a split with labels gets pictures, if there is a SAVE_DIR. UsageError if they
+    would lie among the files of the data set or replace the checkpoint.
     image_iou  (pred (h, w), label (h, w), number of classes) -> mIoU of an image
     """
     folder = settings.SAVE_DIR
@@ -28,15 +88,31 @@ def writer(data, image_iou):
             'say where its predictions go: SAVE_DIR=FOLDER'
         )
     if not data.labelled and ServerFiles.possible(data):
-        return ServerFiles(folder, data)
-    return Saver(folder, data, image_iou)
+        on_image = ServerFiles(folder, data)
+    else:
+        on_image = Saver(folder, data, image_iou)
+    targets = on_image.targets()
+    files, folders = data_files()
+    files.append(checkpoint)
+    for image, label in data.pairs:
+        files.append(image)
+        if label is not None:
+            files.append(label_file(label))
+    protect(targets, files, folders)
+    for target_dir in {os.path.dirname(target) for target in targets}:
+        check_writable(target_dir)
+    return on_image
 
 
 class Saver:
     """Pictures in FOLDER/index (train ids), FOLDER/colour and FOLDER/overlay, named as the images.
 
-    It is an on_image of eval.evaluate().
+    It is an on_image of eval.evaluate(). `error` is why one could not be written: no more are then,
+    but images are still scored.
     """
+
+    KINDS = ('index', 'colour', 'overlay')
+    CHARTS = ('worst.png', 'best.png', 'confusion.png', 'classes.png')
 
     def __init__(self, folder, data, image_iou):
         self.folder = folder
@@ -44,20 +120,41 @@ class Saver:
         self.image_iou = image_iou
         self.names = visualize.output_names([image for image, _ in data.pairs])
         self.scores = []  # (mIoU, index) of images that have labelled pixels
-        self.written = ['index/', 'colour/', 'overlay/']
+        self.written = [f'{kind}/' for kind in self.KINDS]
+        self.error = None
 
     def path(self, index, kind):
         return os.path.join(self.folder, kind, self.names[index] + '.png')
 
+    def targets(self):
+        """Return the paths of all files that may be written."""
+        paths = []
+        for kind in self.KINDS:
+            paths += [self.path(index, kind) for index in range(len(self.names))]
+        if self.data.labelled:
+            paths += [os.path.join(self.folder, name) for name in self.CHARTS]
+        return paths
+
     def __call__(self, index, image, label, pred):
+        if label is not None and (label < len(self.data.names)).any():
+            self.scores.append((self.image_iou(pred, label, len(self.data.names)), index))
+        if self.error:
+            return
+        try:
+            self.save(index, image, pred)
+        except OSError as e:
+            if label is None:  # pictures are all that is asked for
+                raise
+            self.error = e
+
+    def save(self, index, image, pred):
+        """Write the pictures of an image (3, h, w) and its prediction (h, w)."""
         colours = self.data.classes.colours
         pixels = image.permute(1, 2, 0).numpy()
         coloured = visualize.colour(pred.numpy(), colours)
         visualize.save(self.path(index, 'index'), pred.numpy(), colours)
         visualize.save(self.path(index, 'colour'), coloured)
         visualize.save(self.path(index, 'overlay'), visualize.overlay(pixels, coloured))
-        if label is not None and (label < len(self.data.names)).any():
-            self.scores.append((self.image_iou(pred, label, len(self.data.names)), index))
 
     def contact_sheet(self, scores):
         """Return a row of image, truth, prediction and errors for each of some (mIoU, index)."""
@@ -72,23 +169,41 @@ class Saver:
             tiles.append(('errors', visualize.errors(label, pred, n)))
         return visualize.sheet(tiles, 4)
 
+    def gather(self, world):
+        """Return the scores of all processes, which must all call this; learn of their errors."""
+        errors = [error for error in world.gather(self.error) if error]
+        self.error = errors[0] if errors else None
+        return list(itertools.chain.from_iterable(world.gather(self.scores)))
+
     def charts(self, result, scores, count=8):
         """Write worst.png, best.png, confusion.png and classes.png.
 
+        OSError if these, or pictures before them, could not be written; if a chart cannot be drawn,
+        a sentence is printed.
         result  of eval.evaluate()
         scores  (mIoU, index) of the images of all processes
         """
+        if self.error:
+            raise self.error
+        if not scores:
+            return
         names, ordered = self.data.names, sorted(scores)
         title = f'{settings.NAME}, {settings.DATASET} {self.data.split}: '
         title += f'mIoU {100 * result["mIoU"]:.2f} %'
-        pictures = {
-            'worst.png': self.contact_sheet(ordered[:count]),
-            'best.png': self.contact_sheet(ordered[::-1][:count]),
-            'confusion.png': visualize.confusion(result['confusion'].numpy(), names),
-            'classes.png': visualize.bars(result['class_iou'], names, title),
+        charts = {
+            'worst.png': (self.contact_sheet, ordered[:count]),
+            'best.png': (self.contact_sheet, ordered[::-1][:count]),
+            'confusion.png': (visualize.confusion, result['confusion'].numpy(), names),
+            'classes.png': (visualize.bars, result['class_iou'], names, title),
         }
-        for name, picture in pictures.items():
-            visualize.save(os.path.join(self.folder, name), picture)
+        for name, (draw, *args) in charts.items():
+            path = os.path.join(self.folder, name)
+            try:
+                picture = draw(*args)
+            except Exception as e:  # of matplotlib, fonts: the scores are what counts
+                script.complain(f'{path} is not drawn: {type(e).__name__}: {e}')
+                continue
+            visualize.save(path, picture)
             self.written.append(name)
 
     def __str__(self):
@@ -119,6 +234,10 @@ class ServerFiles:
         """Tell whether every class has a value to write."""
         raw = data.classes.raw
         return None not in raw and len(raw) == len(data.names)
+
+    def targets(self):
+        """Return the paths of all files that are written."""
+        return [os.path.join(self.folder, name + '.png') for name in self.names]
 
     def __call__(self, index, image, label, pred):
         path = os.path.join(self.folder, self.names[index] + '.png')

@@ -43,22 +43,48 @@ def pair(listings):
     """Return [(image, label or None)] of all names in Listings; UserError if a file is missing."""
     pairs = []
     for listing in listings:
-        check_files(listing, 'image', listing.images, listing.image_dir)
-        if listing.labels is not None:
-            check_files(listing, 'label', listing.labels, listing.label_dir)
+        check_accepted(listing)
+        lost = lost_files(listing)
+        if lost:
+            name, kind, folder = lost[0]
+            count = [other for _, other, _ in lost].count(kind)
+            raise UserError(
+                f'{os.path.join(folder, name)}: this {kind} is missing, {count} of '
+                f'{len(listing.names)} are; unpack the whole archive, or mend the list (an image '
+                'and its label have one name)'
+            )
         pairs += pairs_of(listing, listing.names)
     return pairs
 
 
-def check_files(listing, kind, paths, folder):
-    """Raise UserError if a name of a Listing is not among `paths`."""
-    lost = [name for name in listing.names if name not in paths]
-    if lost:
-        path = os.path.join(folder, lost[0])
-        raise UserError(
-            f'{path}: this {kind} is missing, {len(lost)} of {len(listing.names)} are; unpack the '
-            'whole archive, or mend the list (an image and its label, a PNG, have one name)'
-        )
+def check_accepted(listing):
+    """Raise UserError if files of a Listing are there, but of a type that is not accepted.
+
+    The first and the last that are missing are tried, and without any image, one in their folder.
+    """
+    lost = lost_files(listing)
+    if not listing.images and not lost and os.path.isdir(listing.image_dir):
+        files = sorted(os.listdir(listing.image_dir))[:1]
+        lost = [(os.path.splitext(file)[0], 'image', listing.image_dir) for file in files]
+    for name, kind, folder in lost[:1] + lost[-1:]:
+        endings = layouts.LABELS if kind == 'label' else layouts.IMAGES
+        other = layouts.unaccepted(folder, name, endings)
+        if other:
+            raise UserError(
+                f'{other}: this {kind} is there, but not accepted, only {name} with the ending '
+                f'{" ".join(endings)}; export it again as {name}.png'
+            )
+
+
+def lost_files(listing):
+    """Return [(name, 'image' or 'label', folder)] of the files of a Listing that are missing."""
+    files = [('image', listing.images, listing.image_dir)]
+    if listing.labels is not None:
+        files.append(('label', listing.labels, listing.label_dir))
+    lost = []
+    for kind, paths, folder in files:
+        lost += [(name, kind, folder) for name in listing.names if name not in paths]
+    return lost
 
 
 def pairs_of(listing, names):
@@ -83,11 +109,7 @@ def missing(listings):
     """Return the paths, without ending, of the files that Listings name and that do not exist."""
     paths = []
     for listing in listings:
-        lost = [name for name in listing.names if name not in listing.images]
-        paths += [os.path.join(listing.image_dir, name) for name in lost]
-        if listing.labels is not None:
-            lost = [name for name in listing.names if name not in listing.labels]
-            paths += [os.path.join(listing.label_dir, name) for name in lost]
+        paths += [os.path.join(folder, name) for name, _, folder in lost_files(listing)]
     return paths
 
 
@@ -133,7 +155,7 @@ DATASETS = {
         get='unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into cityscapes/ '
         '(leftImg8bit/ gtFine/)',
         void=(*range(7), 9, 10, 14, 15, 16, 18, 29, 30),
-        stores_train_ids=('_labelTrainIds.png', 'id'),
+        stores_train_ids=('_labelTrainIds.', 'id'),
     ),
     'coco_stuff': Entry(
         layouts.coco_stuff,

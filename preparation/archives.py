@@ -1,6 +1,7 @@
 """Unpack archives, completely or not at all, and never outside their folder."""
 
 import contextlib
+import filecmp
 import glob
 import gzip
 import lzma
@@ -8,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -25,6 +27,21 @@ BROKEN = (  # what the readers of archives raise
     lzma.LZMAError,
     RuntimeError,
     NotImplementedError,
+    ValueError,  # names with a zero byte, or in no known encoding
+    ArithmeticError,  # dates that no clock has
+    struct.error,
+    MemoryError,
+)
+UNPACKED = 100  # an archive unpacks to at most this many times its size, and SMALL more
+SMALL = 16 * 2**20  # bytes
+ENTRIES = 1_000_000  # the largest data set here has 120,000 files
+NAME = 2**16  # bytes of the name of an entry, and of what else describes it
+DESCRIPTIONS = (  # entries of a tar archive that hold the name of the next one
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
 )
 
 
@@ -65,6 +82,23 @@ def merge(source, target):
             os.replace(entry.path, path)
 
 
+def add(source, target):
+    """Move the contents of folder `source` to folder `target`, where nothing is replaced.
+
+    UserError, before the first file is moved, if another file of one name is there.
+    """
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = os.path.join(target, os.path.relpath(folder, source), name)
+            is_same = os.path.isfile(path) and filecmp.cmp(os.path.join(folder, name), path, False)
+            if os.path.lexists(path) and not is_same:
+                raise UserError(
+                    f'{os.path.normpath(path)}: this file is there, and another one would be '
+                    'written in its place; move it away and give the same command again'
+                )
+    merge(source, target)
+
+
 def unpack(path, folder, holds):
     """Unpack a zip or tar archive.
 
@@ -78,7 +112,8 @@ def unpack(path, folder, holds):
                 extract_tar(path, work)
         except BROKEN as e:
             raise UserError(
-                f'{path}: this archive is broken or not whole ({e}); delete it and fetch it again'
+                f'{path}: this archive is broken or not whole ({first_line(e)}); '
+                'delete it and fetch it again'
             ) from None
         except OSError as e:
             target = e.filename or folder
@@ -93,6 +128,10 @@ def unpack(path, folder, holds):
         merge(top, folder)
 
 
+def first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def find_top(work, holds):
     """Return the folder, at most three levels down, that has all paths `holds`, or None."""
     for depth in range(4):
@@ -103,6 +142,49 @@ def find_top(work, holds):
     return None
 
 
+class Allowance:
+    """What an archive may still unpack to, so that a small one cannot fill the disk.
+
+    Sizes in its headers count before they are believed, and so does every entry.
+    """
+
+    def __init__(self, path, folder):
+        self.path = path
+        self.size = os.path.getsize(path)
+        self.free = shutil.disk_usage(folder).free
+        self.bytes = 0
+        self.names = set()
+
+    def add_bytes(self, size):
+        """Count bytes that are to be written; UserError if they are too many."""
+        self.bytes += max(0, size)
+        if self.bytes > self.free:
+            raise UserError(
+                f'{self.path}: this archive unpacks to {self.bytes / 1e9:.1f} GB or more, '
+                f'{self.free / 1e9:.1f} GB are free; make room'
+            )
+        if self.bytes > UNPACKED * self.size + SMALL:
+            raise UserError(
+                f'{self.path}: this archive of {self.size:,} bytes unpacks to {self.bytes:,} or '
+                'more, which no data set does; nothing is unpacked. '
+                'Does the archive come from its makers?'
+            )
+
+    def add(self, name):
+        """Count an entry; UserError if there are too many, or two of one name."""
+        if name in self.names:
+            raise UserError(
+                f'{self.path}: the entry {name!r} is there twice; nothing is unpacked. '
+                'Does the archive come from its makers?'
+            )
+        self.names.add(name)
+        if len(self.names) > ENTRIES:
+            raise UserError(
+                f'{self.path}: this archive has more than {ENTRIES:,} entries; nothing is '
+                'unpacked. Does the archive come from its makers?'
+            )
+
+
 def extract_zip(path, folder):
     """Write the files of a zip archive below `folder`; UserError if one would be written elsewhere.
 
@@ -110,8 +192,12 @@ def extract_zip(path, folder):
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        allowance = Allowance(path, folder)
         for member in members:
             member.filename = safe_name(path, member.filename)
+            if not member.is_dir():
+                allowance.add(member.filename)
+            allowance.add_bytes(member.file_size)  # zipfile never writes more than it states
         total = sum(member.compress_size for member in members)
         with progress_bar(total=total, desc='unpacking ' + os.path.basename(path)) as bar:
             for member in members:
@@ -129,34 +215,52 @@ def extract_tar(path, folder):
     Links are never written: the file in the archive that a link points to is written in its place.
     """
     name = 'unpacking ' + os.path.basename(path)
+    allowance = Allowance(path, folder)
     with (
         open(path, 'rb') as raw,
         progress_bar(total=os.path.getsize(path), desc=name) as bar,
-        tarfile.open(fileobj=raw) as archive,
+        tarfile.open(fileobj=raw, tarinfo=Entry) as archive,
     ):
         for member in archive:
+            allowance.add_bytes(member.size)
             member.name = safe_name(path, member.name)
             member.linkname = member.linkname.replace('\\', '/')
-            if member.isdir() or is_litter(member.name):
+            if member.isdir():
+                continue
+            allowance.add(member.name)
+            if is_litter(member.name):
                 continue
             if member.isreg():
                 archive.extract(member, folder, filter='data')
             else:
-                copy_target(path, archive, member, os.path.join(folder, member.name))
+                copy_target(archive, member, os.path.join(folder, member.name), allowance)
             bar.update(max(0, raw.tell() - bar.n))
 
 
-def copy_target(path, archive, link, target):
+class Entry(tarfile.TarInfo):
+    """An entry of a tar archive, whose name is no longer than a name can be."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.type in DESCRIPTIONS and not 0 <= entry.size <= NAME:
+            raise tarfile.ReadError(f'a name of {entry.size:,} bytes')  # is read into memory
+        return entry
+
+
+def copy_target(archive, link, target, allowance):
     """Write what a link in a tar archive points to; UserError if that is no file of the archive."""
     try:
         source = archive.extractfile(link)
     except (KeyError, RecursionError):
         source = None
     if source is None:
-        raise not_a_file(path, link.name)
+        raise not_a_file(allowance.path, link.name)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with source, open(target, 'wb') as f:
-        shutil.copyfileobj(source, f)
+        while block := source.read(2**20):
+            allowance.add_bytes(len(block))
+            f.write(block)
 
 
 def safe_name(path, name):

@@ -33,6 +33,7 @@ def open_split(split):
     except layouts.Missing as e:
         raise Absent(f'there is no {e.path}') from None
     for listing in listings:
+        table.check_accepted(listing)  # there, but not accepted
         if not listing.images:
             raise Absent(f'no images in {listing.image_dir}')
     pairs, missing = table.pair_present(listings), table.missing(listings)
@@ -105,18 +106,25 @@ def incomplete_splits(name):
 
 def check(splits):
     """Walk the splits that are there; UserError in the end if anything is wrong with them."""
-    faults, incomplete = [], []
+    faults, disagreements, incomplete = [], [], []
     for data, missing, fault in splits_there(splits):
         if fault:
             faults.append(fault)
             continue
-        faults += examine(data, missing)
+        of_files, of_labels = examine(data, missing)
+        faults += of_files
+        disagreements += of_labels
         if len(data) < (data.expected or 0):
             incomplete.append(f'{data.split} has {len(data):,} of {data.expected:,} pairs')
     if faults:
         raise UserError(
             f'{len(faults):,} of the files of {settings.DATASET} cannot be used; '
             f'the first: {faults[0]}'
+        )
+    if disagreements:
+        raise UserError(
+            f'the labels of {settings.DATASET} and its class table do not go together: '
+            f'{disagreements[0]}'
         )
     state = 'what is there is in order'
     if incomplete:
@@ -169,6 +177,7 @@ class Totals:
         self.seen = np.zeros(n, int)  # pixels with a class, in the images where each class occurs
         self.images = np.zeros(n, int)  # in which each class occurs
         self.void = 0
+        self.all_pixels = np.zeros(256, int)  # of each train id
         self.mean, self.square = np.zeros(3), np.zeros(3)  # times the pixels
 
     def add(self, facts):
@@ -180,6 +189,7 @@ class Totals:
         self.seen[occurs] += pixels.sum()
         self.images += occurs
         self.void += facts.pixels[n:].sum()
+        self.all_pixels += facts.pixels
         self.mean += facts.mean * area
         self.square += facts.square * area
 
@@ -235,7 +245,10 @@ def as_tuple(numbers):
 
 
 def examine(data, missing):
-    """Walk a split and print what is in it; return the sentences about what is wrong."""
+    """Walk a split and print what is in it; return sentences about what is wrong.
+
+    Two lists: of the files that cannot be used, and of what labels and class table contradict.
+    """
     totals = Totals(len(data.names))
     faults = [f'{path}: this file is missing' for path in missing]
     unknown = {}  # {value: paths of the labels that have it}
@@ -258,8 +271,15 @@ def examine(data, missing):
         print(f'  ... and {len(faults) - SHOWN:,} more')
     for value, paths in unknown.items():
         print(f'value {value}, not in the table: {len(paths):,} files, first {paths[0]}')
-    if totals.sizes:
-        totals.print_images()
-        if data.labelled:
-            totals.print_classes(data.names)
-    return faults
+    if not totals.sizes:
+        return faults, []
+    totals.print_images()
+    if not data.labelled:
+        return faults, []
+    totals.print_classes(data.names)
+    verdict = data.judge(totals.all_pixels, strict=True)
+    for sentence in verdict.faults:
+        print('wrong: ' + sentence)
+    for sentence in verdict.warnings:
+        print('warning: ' + sentence)
+    return faults, [f'{data.split}: {sentence}' for sentence in verdict.faults]

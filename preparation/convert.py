@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import json
+import math
 import os
 from typing import NamedTuple
 
@@ -226,12 +227,18 @@ def read_instances(path, classes):
                 train_id = train_ids[one['category_id']]
                 instance = Instance(one['iscrowd'], one['area'], train_id, one['segmentation'])
                 instances[one['image_id']].append(instance)
-        pictures = []
+        pictures = {}
         for one in content['images']:
-            name = layouts.bare_name(one['file_name'])
-            pictures.append(Picture(name, one['height'], one['width'], instances[one['id']]))
-        return pictures
-    except (ValueError, KeyError, TypeError) as e:
+            name, h, w = layouts.bare_name(one['file_name']), one['height'], one['width']
+            if name in pictures or not name.strip('.'):
+                raise ValueError(f'the name {name!r} of two images, or of none')
+            if type(h) is not int or type(w) is not int or min(h, w) < 1:
+                raise ValueError(f'{name}: no size')
+            if h * w > settings.MAX_PIXELS:
+                raise ValueError(f'{name}: {h} x {w} pixels, more than MAX_PIXELS')
+            pictures[name] = Picture(name, h, w, instances[one['id']])
+        return list(pictures.values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(
             f'{path}: this is no instances JSON of COCO, or only part of one '
             f'({type(e).__name__}: {e}); unpack it again'
@@ -242,7 +249,7 @@ def draw_picture(pictures, colours, folder, path, index):
     picture = pictures[index]
     try:
         save_png(os.path.join(folder, picture.name + '.png'), draw(picture), colours)
-    except (ValueError, TypeError, KeyError, IndexError) as e:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as e:
         raise UserError(
             f'{path}: the instances of image {picture.name} cannot be drawn '
             f'({type(e).__name__}: {e})'
@@ -258,10 +265,15 @@ def draw(picture):
     for one in sorted(picture.instances, key=lambda one: (-one.crowd, -one.area)):
         value = 255 if one.crowd else one.train_id
         if isinstance(one.shape, dict):
+            if tuple(one.shape['size']) != label.shape:
+                raise ValueError('run lengths of another size')
             label[run_lengths(one.shape)] = value
             continue
         for polygon in one.shape:
-            fill(label, np.reshape(polygon, (-1, 2)), value)
+            corners = np.reshape(np.array(polygon, float), (-1, 2))
+            if not np.isfinite(corners).all():
+                raise ValueError('a corner of a polygon that is no number')
+            fill(label, corners, value)
     return label
 
 
@@ -292,6 +304,8 @@ def run_lengths(shape):
     counts = shape['counts']
     if isinstance(counts, str):
         counts = decode_counts(counts)
+    if min(counts, default=0) < 0 or sum(counts) != h * w:
+        raise ValueError(f'run lengths that are not of {h} x {w} pixels')
     ones = np.arange(len(counts)) % 2 == 1
     return np.repeat(ones, counts).reshape(w, h).T
 
@@ -308,6 +322,8 @@ def decode_counts(text):
         code = ord(character) - 48
         value |= (code & 31) << bits
         bits += 5
+        if bits > 60:
+            raise ValueError('run lengths of more than 60 bits')
         if code & 32:
             continue
         if code & 16:  # the sign
@@ -348,6 +364,14 @@ def reading(path):
         ) from None
 
 
+def read_mat(path, name):
+    """Return an array of a MATLAB file; ValueError, before it is unpacked, if of absurd size."""
+    for known, shape, _ in scipy.io.whosmat(path):
+        if known == name and math.prod(shape) > 2**30:
+            raise ValueError(f'{name} has {math.prod(shape):,} values')
+    return scipy.io.loadmat(path, variable_names=[name])[name]
+
+
 def nyuv2(root):
     """Make NYUv2's images/ labels40/ train.txt val.txt from the three files of its makers."""
     if archives.contains(root, ('images', 'labels40', 'train.txt', 'val.txt')):
@@ -356,14 +380,14 @@ def nyuv2(root):
     data_root = os.path.abspath(settings.DATA_ROOT)
     paths = [layouts.first(root, name, os.path.join(data_root, name)) for name in NYUV2]
     with reading(paths[2]):
-        splits = scipy.io.loadmat(paths[2])
-        numbers = {
-            'train': np.sort(splits['trainNdxs'].ravel()).tolist(),
-            'val': np.sort(splits['testNdxs'].ravel()).tolist(),
-        }
-        last = max(max(part) for part in numbers.values())
+        numbers = {}
+        for part, name in (('train', 'trainNdxs'), ('val', 'testNdxs')):
+            numbers[part] = np.sort(read_mat(paths[2], name).ravel().astype(int)).tolist()
+        first, last = min(map(min, numbers.values())), max(map(max, numbers.values()))
+        if first < 1:
+            raise ValueError(f'the number {first}, but they count from 1')
     with reading(paths[1]):
-        labels = scipy.io.loadmat(paths[1])['labels40'].astype(np.uint8)  # (h, w, n)
+        labels = read_mat(paths[1], 'labels40').astype(np.uint8)  # (h, w, n)
     with reading(paths[0]), h5py.File(paths[0]) as file, archives.staging(root) as work:
         images = file['images']  # (n, c, w, h)
         n, _, w, h = images.shape
@@ -375,7 +399,7 @@ def nyuv2(root):
         write_nyuv2(work, images, labels)
         for part, of_part in numbers.items():
             write_lines(os.path.join(work, part + '.txt'), [f'{i:04d}' for i in of_part])
-        archives.merge(work, root)
+        archives.add(work, root)
     print(f'{root}: {labels.shape[2]:,} images with labels')
 
 

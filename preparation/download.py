@@ -4,6 +4,7 @@ A transfer goes on where it broke off, and what arrived is held against its chec
 """
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
@@ -147,8 +148,8 @@ def check_room(part, size):
 def write_part(answer, part, start, total):
     """Write what the server sends to the file `part`, from byte `start` on."""
     name = os.path.basename(part).removesuffix('.part')
-    mode = 'r+b' if start else 'wb'
-    with open(part, mode) as f, progress_bar(total=total, initial=start, desc=name) as bar:
+    with open_part(part) as f, progress_bar(total=total, initial=start, desc=name) as bar:
+        f.truncate(start)
         f.seek(start)
         while block := answer.read(1 << 18):
             try:
@@ -160,6 +161,21 @@ def write_part(answer, part, start, total):
                     'the same command goes on from here'
                 ) from None
             bar.update(len(block))
+
+
+def open_part(part):
+    """Open the file `part` for this process alone; UserError if it is a link, or another has it."""
+    if os.path.islink(part):
+        raise UserError(f'{part}: this is a link to another file; remove it')
+    f = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), 'r+b')
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        f.close()
+        raise UserError(f'{part}: another process is fetching this file; wait for it') from None
+    except OSError:  # a file system without locks
+        pass
+    return f
 
 
 def fetch_packed(url, path, digest):

@@ -424,6 +424,8 @@ def test_names_of_older_versions(tmp_path):
             dict(SCALE_MODE='range', SHORT_SIDE=(600, 700), SCALES=(0.5, 1.0, 2.0)),
             dict(SHORT_SIDE=(600, 700), SCALES=(0.5, 1.0, 2.0)),
         ),
+        (dict(LR_POLICY='step', LR_STEPS=(5, 8)), dict(LR_POLICY=(5, 8))),
+        (dict(LR_POLICY='poly', LR_STEPS=(5, 8)), dict(LR_POLICY='poly')),
         (dict(STEM='plain', STRIDE_IN_1X1=True), dict(STEM='caffe')),
         (dict(STEM='plain', STRIDE_IN_1X1=False), dict(STEM='plain')),
         (
@@ -445,7 +447,9 @@ def test_translation(kept, today):
     assert describe.current_settings(kept) == today
 
 
-OLD_NAMES = sorted({old for old, *_ in older.MOVED} | {'SCALE_MODE', 'STRIDE_IN_1X1', *older.GONE})
+OLD_NAMES = sorted(
+    {old for old, *_ in older.MOVED} | {'SCALE_MODE', 'STRIDE_IN_1X1', 'LR_STEPS', *older.GONE}
+)
 
 
 @pytest.mark.parametrize('name', OLD_NAMES)

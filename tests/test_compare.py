@@ -91,7 +91,7 @@ def run(*args, **more):
 
 def call(*args):
     """Status of main() with these arguments."""
-    return compare.main(compare.Parser().read([str(arg) for arg in args]))
+    return compare.main(compare.parser().read([str(arg) for arg in args]))
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -256,8 +256,8 @@ def test_folders_that_look_like_settings_are_folders(tmp_path, monkeypatch):
     make_run(tmp_path / 'LR=0.1')
     make_run(tmp_path / 'run.py')
     monkeypatch.chdir(tmp_path)
-    flags = compare.Parser().read(['LR=0.1', '--classes', 'run.py'])
-    assert (flags.folders, flags.settings) == (['LR=0.1', 'run.py'], [])
+    flags = compare.parser().read(['LR=0.1', '--classes', 'run.py'])
+    assert (flags.inputs, flags.settings) == (['LR=0.1', 'run.py'], [])
     found = run('LR=0.1', 'run.py')
     assert (found.returncode, found.stderr) == (0, '') and 'LR=0.1' in found.stdout
 

@@ -100,8 +100,7 @@ D2_DANET = PAPER | dict(
     UPSAMPLE='crop',
     BN_MOM=0.1,
     BIAS_LR_MULT=1,
-    LR_POLICY='step',
-    LR_STEPS=(18000,),
+    LR_POLICY=(18000,),
     WARMUP=1000,
     LOSS_AVG='valid',
 )
@@ -323,13 +322,13 @@ def test_every_recipe_has_its_row_in_the_docs():
     [
         ('poly', [1e-2, 1e-4 + 9.9e-3 * 0.5**0.9, 1e-4 + 9.9e-3 * 0.01**0.9]),
         ('cosine', [1e-2, 1e-4 + 9.9e-3 / 2, 1e-4 + 9.9e-3 * 0.5 * (1 + np.cos(0.99 * np.pi))]),
-        ('step', [1e-2, 1e-3, 5e-4]),
+        ((50, 99), [1e-2, 1e-3, 5e-4]),
     ],
 )
 def test_the_rate_falls_to_its_minimum(policy, wanted):
     """mmsegmentation's: (base - minimum) * factor + minimum; in steps never below the minimum."""
-    put(LR=1e-2, LR_MIN=5e-4 if policy == 'step' else 1e-4, LR_POLICY=policy)
-    put(LR_DECAY=0, ITER_MAX=100, LR_STEPS=(50, 99))
+    put(LR=1e-2, LR_MIN=5e-4 if policy == (50, 99) else 1e-4, LR_POLICY=policy)
+    put(LR_DECAY=0, ITER_MAX=100)
     assert [train.learning_rate(step) for step in (1, 51, 100)] == pytest.approx(wanted, rel=1e-12)
     put(WARMUP=10)
     assert train.learning_rate(1) == pytest.approx(1e-5)

@@ -140,7 +140,7 @@ def test_recipe_may_name_the_run(tmp_path):
         ('DEVICES=all', "expected 'auto', 'cpu' or a tuple of int"),
         ('N_CLASSES=many', 'expected int or None'),
         ('CROP_SIZE=wide', 'expected int or a tuple of int, int'),
-        ('LR_POLICY=linear', "expected 'poly', 'cosine', 'step'"),
+        ('LR_POLICY=linear', "expected 'poly', 'cosine' or a tuple of int, ..."),
         ('BATCH_SIZE=0', 'out of range: expected at least 1'),
         ('LR=-1', 'out of range'),
         ('LR=1e999', 'out of range'),

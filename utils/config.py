@@ -15,6 +15,9 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 import settings
 from utils import older
 
+PATHS = (  # ~ in these is the home folder
+    'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'PRETRAINED', 'INIT', 'CHECKPOINT', 'SAVE_DIR',
+)  # fmt: skip
 AT_LEAST_ONE = (
     'CROP_SIZE', 'SHORT_SIDE', 'N_CLASSES', 'MULTI_GRID', 'HEAD_CHANNELS', 'EM_CHANNELS',
     'EM_BASES', 'STAGE_NUM', 'BATCH_SIZE', 'ACCUMULATE', 'ITER_MAX', 'ITER_LOG', 'ITER_SAVE',
@@ -154,6 +157,8 @@ def convert(name, value, where):
         raise UsageError(
             f'{where}: {name} = {value!r} is not valid; expected {describe(kind)}'
         ) from None
+    if name in PATHS:
+        value = os.path.expanduser(value)
     for number in value if isinstance(value, tuple) else (value,):
         if type(number) in (int, float) and name in kinds:  # the others are the user's own
             check_range(name, number, where)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from utils.config import UserError
+from utils.printable import printable
 
 
 class Family(NamedTuple):
@@ -217,11 +218,17 @@ def state_dict(file, path):
             name = key.removeprefix('module.').removeprefix('_orig_mod.')
             if name in state:
                 raise UserError(
-                    f'{path}: this file has {name} twice, with and without a prefix; '
+                    f'{path}: this file has {shown_name(name)} twice, with and without a prefix; '
                     'it is not one network'
                 )
             state[name] = value
     return state
+
+
+def shown_name(name):
+    """Return the name of a tensor, which may be anything, for a sentence."""
+    name = printable(name)
+    return name if len(name) <= 100 else name[:100] + '...'
 
 
 def family_of(state, path):
@@ -233,13 +240,13 @@ def family_of(state, path):
         if marked and not ruled_out:
             marks[name] = marked[0]
     if not marks:
-        some = ', '.join(list(state)[:3])
+        some = ', '.join(map(shown_name, list(state)[:3]))
         raise UserError(
             f'{path}: the names of its tensors ({some}, ...) belong to no family known here: '
             f'{", ".join(FAMILIES)}'
         )
     if len(marks) > 1:
-        mixed = ' and '.join(f'{name} ({key})' for name, key in marks.items())
+        mixed = ' and '.join(f'{name} ({shown_name(key)})' for name, key in marks.items())
         raise UserError(f'{path}: this file mixes families, {mixed}; it is not one network')
     return next(iter(marks))
 
@@ -252,8 +259,8 @@ def rename(state, path):
         new = new_name(key, FAMILIES[family].rules)
         if new in renamed:
             raise UserError(
-                f'{path}: this file has the tensor {new} of {family} under two names, '
-                f'one of them {key}; it is not one network'
+                f'{path}: this file has the tensor {shown_name(new)} of {family} under two names, '
+                f'one of them {shown_name(key)}; it is not one network'
             )
         if key not in ('pixel_mean', 'pixel_std'):
             renamed[new] = value

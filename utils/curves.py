@@ -2,8 +2,10 @@
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import LogLocator
 
+from utils import fonts
 from utils.files import atomic_write
 
 
@@ -12,7 +14,8 @@ def plot(runs, path):
 
     runs  objects with .name, and .train and .val: entries of log.jsonl with a loss, with a score
     """
-    names = [legend_name(run.name) for run in runs]
+    font, names = fonts.fit(run.name for run in runs)
+    names = [legend_name(name) for name in names]
     columns = max(1, 150 // (8 + max(map(len, names))))
     lines = -(-len(runs) // columns)  # of the legend
     figure = Figure((12, 4.5 + 0.22 * lines), 120, layout='constrained')
@@ -26,14 +29,21 @@ def plot(runs, path):
     left.yaxis.set_minor_formatter('')
     left.grid(alpha=0.3)
     right.grid(alpha=0.3)
-    figure.legend(left.lines, names, loc='outside lower center', ncols=columns, frameon=False)
+    figure.legend(
+        left.lines,
+        names,
+        loc='outside lower center',
+        ncols=columns,
+        frameon=False,
+        prop=FontProperties(fname=font, size=10),
+    )
     with atomic_write(path) as f:
         FigureCanvasAgg(figure).print_png(f)
 
 
 def legend_name(name):
     """Return a name that matplotlib neither reads as a formula nor hides, as older ones do _x."""
-    return ' ' + name.encode(errors='replace').decode().replace('$', r'\$')
+    return ' ' + name.replace('$', r'\$')
 
 
 def draw(left, right, run, i):

@@ -5,15 +5,18 @@ describe  the settings of its network, from its tensors and from the release it 
 source    the line that says what came from where
 """
 
-import contextlib
 import math
+import shlex
 from typing import NamedTuple
 
 import settings
 from utils import config, conversion
 from utils.config import UserError
 from utils.conversion import FAMILIES, OWN
-from utils.older import deep_with_strides_in_1x1, translated
+from utils.kept import check_sizes, shown, sift
+from utils.older import deep_with_strides_in_1x1
+from utils.printable import printable
+from utils.weights import STEPS
 
 # Settings that decide what a network computes; a checkpoint brings them along.
 NETWORK = (
@@ -56,24 +59,9 @@ PSA_CELLS = 'head.directions.0.attention.1.weight'
 PSA_SECOND = 'head.directions.1.reduce.conv.weight'
 
 
-def is_plain(value):
-    """Tell whether a value is made of Python's own types alone, not of tensors."""
-    if isinstance(value, dict):
-        return is_plain(list(value)) and is_plain(list(value.values()))
-    if isinstance(value, (tuple, list)):
-        return all(is_plain(entry) for entry in value)
-    return isinstance(value, (str, int, float)) or value is None
-
-
 def current_settings(kept):
     """Return translated() settings without those that are no setting today, or not a valid one."""
-    plain = {name: value for name, value in kept.items() if is_plain(name) and is_plain(value)}
-    valid, known = {}, config.current()
-    for name, value in translated(plain).items():
-        if name in known:
-            with contextlib.suppress(UserError):
-                valid[name] = config.convert(name, value, 'kept')
-    return valid
+    return sift(kept)[0]
 
 
 class File(NamedTuple):
@@ -85,8 +73,10 @@ class File(NamedTuple):
     step: int | None
     settings: dict  # kept in the file, in today's names; {} = it keeps none
     kept: dict  # the same as they are in the file
+    invalid: dict  # {name: text} of kept settings whose values this version does not know
     official: bool  # the official EMANet's, which has the names of this project
     n_classes: int | None  # as the file says, not its tensors
+    data: str = ''  # dataset.Dataset.digest() of what it was trained on; '' = it does not say
 
     @property
     def foreign(self):
@@ -115,14 +105,23 @@ def open_file(content, path):
     """Return what a checkpoint file holds, {name: value}, as a File."""
     family, state = conversion.rename(conversion.state_dict(content, path), path)
     kept, step, n_classes = (content.get(key) for key in ('settings', 'step', 'n_classes'))
+    if kept is not None and not isinstance(kept, dict) and family == OWN:
+        raise UserError(
+            f'{path}: the settings in this file are no dict but {shown(kept)}; '
+            'fetch or save it again'
+        )
     if not isinstance(kept, dict):
         kept = {}
-    if type(step) is not int:
+    check_sizes(kept, path)
+    valid, invalid = sift(kept)
+    if type(step) is not int or not 0 <= step <= STEPS:
         step = None
     if type(n_classes) is not int or not 1 <= n_classes <= 254:
         n_classes = None
-    official = family == OWN and 'step' in content and 'emau.mu' in state
-    return File(path, family, state, step, current_settings(kept), kept, official, n_classes)
+    official = family == OWN and 'step' in content and 'emau.mu' in state and not kept
+    data = content.get('data')
+    data = data if isinstance(data, str) else ''
+    return File(path, family, state, step, valid, kept, invalid, official, n_classes, data)
 
 
 # ------------------------------------------------------------------------- what the tensors tell
@@ -218,8 +217,8 @@ def describe(file, given, mask_side):
     """
     shapes = file.shapes
     told, released = implied(shapes), {}
-    if file.settings:
-        told |= kept_network(file, told)
+    if file.settings or file.invalid:
+        told |= kept_network(file, told, given)
     elif file.foreign:
         family = FAMILIES[file.family]
         released = family.released | family.by_classes.get(told.get('N_CLASSES'), {})
@@ -234,8 +233,11 @@ def describe(file, given, mask_side):
     return told, released
 
 
-def kept_network(file, told):
-    """Return the settings of the network that a file of this project keeps."""
+def kept_network(file, told, given):
+    """Return the settings of the network that a file of this project keeps.
+
+    UserError if one that no tensor tells, nor the command line, has a value of another version.
+    """
     kept = {name: file.settings[name] for name in NETWORK if name in file.settings}
     if deep_with_strides_in_1x1(file.kept):
         raise UserError(
@@ -245,9 +247,16 @@ def kept_network(file, told):
     stages = file.kept.get('TEST_STAGE_NUM')  # of older versions: iterations in evaluation
     if type(stages) is int and stages > 0:
         kept['STAGE_NUM'] = stages
-    if 'EM_BASES' not in told:
-        for name in EM_UNIT:
-            kept.pop(name, None)
+    unused = () if 'EM_BASES' in told else EM_UNIT
+    for name in unused:
+        kept.pop(name, None)
+    for name, value in file.invalid.items():
+        tensors_tell = name in told and name != 'HEAD_ARGS'
+        if name in NETWORK and name not in (*unused, *given) and not tensors_tell:
+            raise UserError(
+                f'{file.path}: the file keeps {name} = {value}, which this version does not know; '
+                f'use the version that saved it, or give {name}=VALUE on the command line'
+            )
     return kept
 
 
@@ -314,12 +323,17 @@ def join(*layers):
 
 
 def as_arguments(values):
-    """Return settings as one types them on the command line."""
-    words = []
-    for name, value in values.items():
-        word = f'{name}={value}'
-        words.append(f'"{word}"' if isinstance(value, (tuple, dict)) else word)
-    return ' '.join(words)
+    """Return settings as one types them on the command line, quoted for the shell where needed."""
+    return ' '.join(as_argument(name, value) for name, value in values.items())
+
+
+def as_argument(name, value):
+    """Return a setting as one word of the command line; what a file says may hold anything."""
+    word = printable(f'{name}={value}')
+    quoted = shlex.quote(word)
+    if quoted == word or set(word) & set('"$`\\!'):
+        return quoted
+    return f'"{word}"'  # reads better around (1, 2, 4) and {'type': 'both'}
 
 
 def same(a, b):
@@ -361,8 +375,11 @@ def contradiction(file, differ, values):
     )
 
 
-def source(file, told, released, given):
-    """Return the line that says from where the settings of a network came."""
+def source(file, told, released, given, data_sets):
+    """Return the line that says from where the settings of a network came.
+
+    data_sets  names that DATASET may have
+    """
     differ = overridden(join(released, told), given)
     parts = []
     makers = file.family
@@ -383,6 +400,8 @@ def source(file, told, released, given):
     if differ:
         parts.append(f'kept from the command line: {as_arguments(differ)}')
     trained_on = file.settings.get('DATASET', settings.DATASET)
-    if trained_on != settings.DATASET:
+    if trained_on in data_sets and trained_on != settings.DATASET:
         parts.append(f'it was trained on DATASET={trained_on}')
+    elif trained_on != settings.DATASET:
+        parts.append(f'it was trained on {shown(trained_on)}, a data set that is not here')
     return '\n' + '; '.join(parts)

@@ -1,11 +1,13 @@
 """Devices and processes: one device, nn.DataParallel, or one process per device (torchrun)."""
 
+import contextlib
 import ctypes
 import inspect
 import os
 import platform
 import signal
 import sys
+import threading
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 import settings
 from utils.config import UsageError
+from utils.printable import printable
 
 
 class World(NamedTuple):
@@ -47,7 +50,7 @@ class World(NamedTuple):
     def print(self, *words):
         """Print once for all processes, without tearing a progress bar."""
         if self.rank == 0:
-            tqdm.write(' '.join(map(str, words)))
+            tqdm.write(printable(' '.join(map(str, words)), keep='\n'))
             sys.stdout.flush()
 
     def bar(self, **options):
@@ -135,14 +138,13 @@ def start():
 
     Processes are joined, the allocator is set and torch is seeded.
     """
-    size = int(os.environ.get('WORLD_SIZE', 1))
-    rank = int(os.environ.get('RANK', 0))
+    rank, size, local = place()
     count = torch.cuda.device_count()
     if settings.DEVICES == 'cpu' or (settings.DEVICES == 'auto' and not count):
         devices = [torch.device('cpu')]
         keep_heap()
     else:
-        devices = gpus(count, size)
+        devices = gpus(count, size, local)
         torch.cuda.set_device(devices[0])
         torch.backends.cudnn.benchmark = True
     if size > 1:
@@ -151,8 +153,35 @@ def start():
     return World(devices, rank, size)
 
 
-def gpus(count, size):
-    """Return the GPUs of this process, one of `size`, on a machine that has `count`."""
+def place():
+    """Return rank, number of processes and rank on this machine, as torchrun's variables say.
+
+    UsageError if only some of the variables are set, or they make no sense.
+    """
+    names = ['RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT']
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    text = ' '.join(f'{name}={value}' for name, value in given.items())
+    way_out = 'start with torchrun, which sets them all, or unset them for a single process'
+    ranks = []
+    for name, default in (('RANK', '0'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '0')):
+        value = given.get(name, default)
+        if not value.isdecimal():
+            raise UsageError(f'{text}: {name} is not a number; {way_out}')
+        ranks.append(int(value))
+    rank, size, local = ranks
+    if rank >= size or local >= size:
+        raise UsageError(f'{text}: RANK and LOCAL_RANK must be less than WORLD_SIZE; {way_out}')
+    missing = [name for name in names if name not in given]
+    if size > 1 and missing:
+        raise UsageError(f'{text}: {", ".join(missing)} not set; {way_out}')
+    return rank, size, local
+
+
+def gpus(count, size, local):
+    """Return the GPUs of this process, one of `size`, on a machine that has `count`.
+
+    local  its number among the processes of this machine
+    """
     numbers = range(count) if settings.DEVICES == 'auto' else settings.DEVICES
     if any(n >= count for n in numbers):
         raise UsageError(
@@ -160,7 +189,6 @@ def gpus(count, size):
         )
     if size == 1:
         return [torch.device('cuda', n) for n in numbers]
-    local = int(os.environ.get('LOCAL_RANK', 0))
     if local >= len(numbers):
         raise UsageError(
             f'{local + 1} processes or more on this machine, but DEVICES has {len(numbers)} GPUs; '
@@ -176,6 +204,40 @@ def keep_heap():
         mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped apart
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the top of the heap is not given back
     except (OSError, AttributeError):
+        pass
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Hold SIGINT and SIGTERM back in this process, and in those that it starts meanwhile."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def obey_parent(parent):
+    """End this process when SIGTERM comes from its parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def end_with_parent():
+    """Let this loader process end with its parent, or at its word.
+
+    Ctrl-C, and SIGTERM to the process group, are for the parent to answer.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey_parent, args=[os.getppid()], daemon=True).start()
+    try:
+        prctl = ctypes.CDLL('libc.so.6').prctl
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):  # not Linux: torch looks for the parent now and then
         pass
 
 
@@ -198,7 +260,10 @@ def wrap(net, world):
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM: the first one asks to stop after the step, a second one stops at once."""
+    """Ctrl-C and SIGTERM ask to stop after the step; a second Ctrl-C stops at once.
+
+    SIGTERM may come twice: from a scheduler to the whole group, and again from torchrun.
+    """
 
     def __init__(self):
         self.number = None
@@ -207,8 +272,8 @@ class StopSignals:
 
     def ask(self, number, frame):
         self.number = number
-        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, default)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     def seen(self, world, requests):
         """Tell whether a stop is known to all processes without waiting for a device.

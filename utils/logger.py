@@ -3,66 +3,124 @@
 log.jsonl, tensorboard events and pictures, the settings (themselves a recipe), source and machine.
 """
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import time
 import zipfile
 
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 import settings
 from utils import config, visualize
+from utils.run_folder import PROJECT, remove_leftovers
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = ('', 'datasets', 'heads', 'sync_bn', 'utils')  # folders whose Python files are kept
 SCORES = ('mIoU', 'fIoU', 'pAcc', 'mAcc')
 
 
-class Log:
-    """tensorboard events and log.jsonl of the run; does nothing in processes but the first."""
+class Events:
+    """Writes tensorboard events in the thread that logs them.
 
-    def __init__(self, world, step):
-        self.writer = None
+    tensorboardX's own SummaryWriter has a thread for this, whose death on a full disk nobody sees.
+    purge_step  tensorboard forgets earlier events from this step on
+    """
+
+    def __init__(self, folder, purge_step=None):
+        self.file = EventsWriter(os.path.join(folder, 'events'))
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self.write(purge_step, file_version='brain.Event:2')
+            self.write(purge_step, session_log=start)
+
+    def write(self, step, **what):
+        self.file.write_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+
+    def scalar(self, name, value, step):
+        self.write(step, summary=summary.scalar(name, value))
+
+    def image(self, name, pixels, step):
+        """Write a picture (h, w, 3) uint8."""
+        self.write(step, summary=summary.image(name, pixels, dataformats='HWC'))
+
+    def text(self, name, words, step):
+        self.write(step, summary=summary.text(name, words))
+
+    def flush(self):
+        self.file.flush()
+
+
+class Log:
+    """tensorboard events and log.jsonl of the run; does nothing in processes but the first.
+
+    step    done before: what was logged after it is dropped
+    scored  False: the scores of that step, too
+    A file that cannot be written ends the run with a UserError that names the folder.
+    """
+
+    def __init__(self, world, step, scored=True):
+        self.events = None
         if world.rank > 0:
             return
-        folder = os.path.join(settings.LOG_DIR, settings.NAME)
-        os.makedirs(folder, exist_ok=True)
-        self.file = open_log(folder, step)
+        self.folder = os.path.join(settings.LOG_DIR, settings.NAME)
+        os.makedirs(self.folder, exist_ok=True)
+        self.file = open_log(self.folder, step, scored)
+        for folder in (self.folder, os.path.join(settings.MODEL_DIR, settings.NAME)):
+            remove_leftovers(folder)
         text = config.as_text(config.current())
-        print(text)
-        with open(os.path.join(folder, 'settings.py'), 'w', encoding='utf-8') as f:
-            f.write(text)
-        with open(os.path.join(folder, 'machine.json'), 'w') as f:
-            json.dump(world.facts(), f)
-        keep_source(os.path.join(folder, 'source.zip'))
-        purge_step = (
-            step + 1 if step else None
-        )  # drops what a killed run logged beyond its checkpoint
-        self.writer = tensorboardX.SummaryWriter(folder, purge_step=purge_step)
-        self.writer.add_text('settings', f'```\n{text}```\n{world.facts()}', step)
+        self.keep('settings.py', text.encode())
+        self.keep('machine.json', json.dumps(world.facts()).encode())
+        self.keep('source.zip', zipped_source())
+        with self.writing('the events'):
+            self.events = Events(self.folder, purge_step=step + 1 if step else None)
+            self.events.text('settings', f'```\n{text}```\n{world.facts()}', step)
+            self.events.flush()
+        world.print(text)
+
+    @contextlib.contextmanager
+    def writing(self, name):
+        """Say so where something that is written to the folder fails."""
+        try:
+            yield
+        except OSError as e:
+            raise config.UserError(
+                f'{self.folder}: {name} of the run could not be written ({e.strerror}); '
+                'make room, and the same command goes on from latest.pth'
+            ) from None
+
+    def keep(self, name, content):
+        with self.writing(name), open(os.path.join(self.folder, name), 'wb') as f:
+            f.write(content)
 
     def scalars(self, step, values):
         """Log numbers {name: value}."""
-        if not self.writer:
+        if not self.events:
             return
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.file.write(json.dumps({'step': step, **values}) + '\n')
-        self.file.flush()
+        with self.writing('the events'):
+            for name, value in values.items():
+                self.events.scalar(name, value, step)
+            self.events.flush()
+        with self.writing('log.jsonl'):
+            self.file.write(json.dumps({'step': step, **values}).encode() + b'\n')
+            self.file.flush()
 
     def image(self, name, pixels, step):
         """Log a picture (h, w, 3) uint8."""
-        if self.writer:
-            self.writer.add_image(name, pixels, step, dataformats='HWC')
+        if self.events:
+            with self.writing('the events'):
+                self.events.image(name, pixels, step)
 
     def predictions(self, step, data):
         """Return an on_image for evaluate() that logs image, truth, prediction and errors."""
         colours = data.classes.colours
 
         def on_image(index, image, label, pred):
-            if not self.writer:
+            if not self.events:
                 return
             label, pred = label.numpy(), pred.numpy()
             row = [
@@ -78,14 +136,18 @@ class Log:
 
     def validation(self, step, scores, names):
         """Log scores, also of every class, and the confusion matrix."""
+        if not self.events:
+            return
+        try:
+            chart = visualize.confusion(scores['confusion'].numpy(), names)
+            self.image('val/confusion', chart, step)
+        except (ValueError, RuntimeError, TypeError) as e:  # matplotlib's; training goes on
+            print(f'warning: the confusion matrix could not be drawn ({e})')
         values = {f'val/{key}': scores[key] for key in SCORES}
         for name, iou in zip(names, scores['class_iou'], strict=True):
             if iou is not None:
                 values[f'val/IoU/{name}'] = iou
         self.scalars(step, values)
-        if self.writer:
-            chart = visualize.confusion(scores['confusion'].numpy(), names)
-            self.image('val/confusion', chart, step)
 
     def attention(self, step, image, maps):
         """Log where each basis looks: maps (k, h', w') over an image (h, w, 3)."""
@@ -93,36 +155,56 @@ class Log:
         self.image('val/0_attention', visualize.sheet(tiles, 8, 160), step)
 
 
-def open_log(folder, step):
-    """Return log.jsonl of the folder, open and locked, without its lines beyond `step`."""
+def open_log(folder, step, scored):
+    """Return log.jsonl of the folder, open for bytes and locked, without the lines after `step`.
+
+    It is cut in place: lines that stay are never at risk.
+    """
     path = os.path.join(folder, 'log.jsonl')
-    lines = []
-    if os.path.isfile(path):
-        with open(path) as f:
-            for line in f:  # the last one may be half written
-                if line.endswith('}\n') and json.loads(line)['step'] <= step:
-                    lines.append(line)
-    file = open(path, 'a')  # noqa: SIM115, stays open as long as the run
+    file = open(path, 'a+b')  # noqa: SIM115, stays open as long as the run
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise config.UserError(
             f'{folder}: another process trains this run; stop it, or choose another NAME'
         ) from None
-    if os.path.getsize(path):
-        file.truncate(0)
-    file.writelines(lines)
+    except OSError:
+        pass  # a file system without locks
+    if not os.path.isfile(path):  # a device
+        return file
+    file.seek(0)
+    end = position = 0
+    for line in file:
+        position += len(line)
+        if stays(line, step, scored):
+            end = position
+    file.truncate(end)
     return file
 
 
-def keep_source(path):
-    """Write the project's Python files to a zip archive."""
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+def stays(line, step, scored):
+    """Tell whether a line of log.jsonl belongs to the steps up to `step`."""
+    try:
+        entry = json.loads(line)
+        at = entry['step']
+        is_score = any(key.startswith('val/') for key in entry)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False  # damaged, or half written; it stays if a whole line of such a step follows
+    if type(at) is not int or not line.endswith(b'\n'):
+        return False
+    return at < step or (at == step and (scored or not is_score))
+
+
+def zipped_source():
+    """Return the project's Python files as the bytes of a zip archive."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, 'w', zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for folder in SOURCE:
             for name in sorted(os.listdir(os.path.join(PROJECT, folder))):
                 if name.endswith('.py'):
                     file = os.path.join(folder, name)
                     archive.write(os.path.join(PROJECT, file), file)
+    return memory.getvalue()
 
 
 # ------------------------------------------------------------------------- what a run prints

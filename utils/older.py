@@ -35,6 +35,7 @@ REPLACEMENTS = {  # of settings that did not become an argument of one head or l
     'SCALE_MODE': 'two values in SCALES or SHORT_SIDE are a range, any other number a choice',
     'STRIDE_IN_1X1': "STEM='caffe' is the plain stem with strides in the first 1x1 convolution",
     'LABEL_SMOOTHING': "use LOSS_ARGS={'smoothing': ...} with LOSS=ce or LOSS=ohem",
+    'LR_STEPS': 'LR_POLICY=(20000, 26000) is the policy of these steps',
     'EXTRA_WEIGHTS': "aux_weights in the head's file in heads/ holds these weights",
     'TEST_STAGE_NUM': 'STAGE_NUM holds for training and evaluation',
     'TEST_MODE': 'a split without labels gives server files, and SAVE_DIR gives pictures',
@@ -73,14 +74,18 @@ def arguments(kept, chosen_by):
             if name in args and args[name] == default:
                 del args[name]
     mask = args.get('mask')  # of HEAD=psa: a number is the side of a square
-    if isinstance(mask, (tuple, list)) and len(set(mask)) == 1:
+    if isinstance(mask, (tuple, list)) and mask and list(mask) == [mask[0]] * len(mask):
         args['mask'] = mask[0]
     return {name: args[name] for name in sorted(args, key=str)}
 
 
+def is_number(value):
+    return isinstance(value, (int, float))
+
+
 def scales(name, values, mode):
     """Return SCALES or SHORT_SIDE in which two values are a range, of an older SCALE_MODE."""
-    if not isinstance(values, (tuple, list)):
+    if not isinstance(values, (tuple, list)) or not all(map(is_number, values)):
         return values
     if mode == 'range' and len(values) > 2:
         if name == 'SHORT_SIDE':
@@ -94,7 +99,8 @@ def scales(name, values, mode):
 
 def recipe(values):
     """Return the settings of a recipe; translated if it is an older run's, which holds all."""
-    if {'HEAD', 'LOSS', 'SCALES', 'SCALE_MODE'} <= set(values):
+    holds_all = {'HEAD', 'LOSS', 'SCALES'} <= set(values)
+    if holds_all and ('SCALE_MODE' in values or 'LR_STEPS' in values):
         return translated(values)
     return values
 
@@ -106,7 +112,7 @@ def translated(kept):
     scores and has no name today. Head and loss arguments are sorted, and left out where they have
     their default, so that two runs can be compared.
     """
-    dropped = {old for old, *_ in MOVED} | {'SCALE_MODE'}
+    dropped = {old for old, *_ in MOVED} | {'SCALE_MODE', 'LR_STEPS'}
     dropped |= {name for name, default in GONE.items() if kept.get(name) == default}
     if not deep_with_strides_in_1x1(kept):
         dropped.add('STRIDE_IN_1X1')
@@ -119,6 +125,8 @@ def translated(kept):
     drawn_from = 'SHORT_SIDE' if kept.get('SHORT_SIDE') else 'SCALES'  # the other is not used
     if 'SCALE_MODE' in kept and drawn_from in kept:
         values[drawn_from] = scales(drawn_from, kept[drawn_from], kept['SCALE_MODE'])
+    if kept.get('LR_POLICY') == 'step' and 'LR_STEPS' in kept:
+        values['LR_POLICY'] = kept['LR_STEPS']
     has_bottlenecks = kept.get('N_LAYERS') not in (18, 34)
     if has_bottlenecks and kept.get('STRIDE_IN_1X1') and kept.get('STEM') == 'plain':
         values['STEM'] = 'caffe'

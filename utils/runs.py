@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from utils import config, older
 
+LARGEST = 1_000_000  # bytes of a file that is no log, or of a log's line
 DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile
 
 
@@ -39,26 +40,34 @@ def number(value):
     return None
 
 
-def json_object(text):
-    """Return the object that a JSON text holds, as a dict; TypeError if it holds something else."""
-    return {**json.loads(text)}
+def whole(file, most=LARGEST):
+    """Return the bytes of a file; ValueError if they are more than a run writes."""
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f'more than {most:,} bytes')
+    return content
 
 
-def log_entries(text):
+def json_object(file):
+    """Return the object that a JSON file holds, as a dict; TypeError if it holds something else."""
+    return {**json.loads(whole(file))}
+
+
+def log_entries(file):
     """Return the entries of a log.jsonl, without damaged lines: a killed run leaves half a line."""
     entries = []
-    for line in text.splitlines():
+    while line := file.readline(LARGEST):
         with contextlib.suppress(*DAMAGE):
-            entry = json_object(line)
+            entry = {**json.loads(line)}
             if number(entry.get('step')) is not None:
                 entries.append(entry)
     return entries
 
 
-def literals(text):
+def literals(file):
     """Return {name: value} of the lines KEY = literal of a settings.py, which is not run."""
     values = {}
-    for line in ast.parse(text).body:
+    for line in ast.parse(whole(file)).body:
         with contextlib.suppress(*DAMAGE):
             name, value = config.assignment(line)
             if name.isupper():
@@ -66,27 +75,29 @@ def literals(text):
     return values
 
 
-def run_settings(text):
+def run_settings(file):
     """Return the settings of a run's settings.py, those of older versions under today's names."""
-    return older.translated(literals(text))
+    return older.translated(literals(file))
 
 
-def checksums(archive):
+def checksums(file):
     """Return {file: checksum and size} of the Python files in a zip, from its table of contents."""
     files = {}
-    for info in zipfile.ZipFile(io.BytesIO(archive)).infolist():
+    for info in zipfile.ZipFile(io.BytesIO(whole(file, 100 * LARGEST))).infolist():
         if info.filename.endswith('.py'):
             files[info.filename] = info.CRC, info.file_size
     return files
 
 
 def read(path, parse, report):
-    """Return parse(bytes of the file); {} if there is no file or, reported, a damaged one."""
-    try:
-        with open(path, 'rb') as f:
-            return parse(f.read())
-    except FileNotFoundError:
+    """Return parse(open file); {} if there is no file or, reported, a damaged one."""
+    if not os.path.exists(path):
         return {}
+    try:
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            raise ValueError('no ordinary file')
+        with open(path, 'rb') as f:
+            return parse(f)
     except DAMAGE as e:
         reason = getattr(e, 'strerror', None) or str(e).replace('<unknown>, ', '')
         report(

@@ -5,12 +5,40 @@ A mistake of the user's is one sentence on stderr and status 1, wrong usage stat
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import signal
 import sys
 
 import settings
+from utils import quiet
 from utils.config import UsageError, UserError, nearest, override
+from utils.printable import printable
+
+MEMORY = {  # what a script can do where memory runs out
+    'train.py': 'lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), CROP_SIZE or '
+    'TEST_BATCH, test in windows (TEST_CROP), or use AMP=bf16. '
+    'Checkpoints written so far are whole',
+    'eval.py': 'lower TEST_BATCH, test in windows (TEST_CROP), or use AMP=bf16',
+    'predict.py': 'lower TEST_BATCH, predict in windows (TEST_CROP), or make the pictures smaller',
+    'prepare.py': 'lower NUM_WORKERS',
+    'compare.py': 'name fewer runs',
+}
+FILES = 'too many open files; raise the limit (ulimit -n 4096), or lower NUM_WORKERS'
+SHARED = (
+    'loader processes have no room for their pictures in shared memory; lower NUM_WORKERS or '
+    'BATCH_SIZE, or give /dev/shm more room (docker: --shm-size=8g)'
+)
+REASONS = {  # words in an error's text, and what it means
+    'Too many open files': FILES,
+    'received 0 items of ancdata': FILES,
+    'shared memory(shm)': SHARED,
+    'shared memory object': SHARED,
+    'out of shared memory': SHARED,
+    'write to file </torch_': SHARED,
+}
+PEER = 'Connection closed by peer', 'Connection reset by peer', 'remote process'
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +70,7 @@ class Parser(argparse.ArgumentParser):
             if self.is_setting(word):
                 flags.settings.append(word)
             else:
-                flags.inputs.append(word)
+                flags.inputs.append(os.path.expanduser(word))
         return flags
 
     def is_setting(self, word):
@@ -73,17 +101,12 @@ def sentence(error):
     if isinstance(error, AttributeError) and error.obj is settings:
         return f'settings.py has no line {error.name} = ...; take it from the original settings.py'
     if is_out_of_memory(error):
-        return (
-            'out of memory; lower BATCH_SIZE (or raise ACCUMULATE, which keeps the batch), '
-            'CROP_SIZE or TEST_BATCH, test in windows (TEST_CROP), or use AMP=bf16. '
-            'Checkpoints written so far are whole'
-        )
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return f'{error.filename}: this is a file, not a folder; move it, or choose another folder'
+        return f'out of memory; {MEMORY.get(name(), "lower BATCH_SIZE, CROP_SIZE or TEST_BATCH")}'
+    for words, reason in REASONS.items():
+        if words in text:
+            return reason
     if isinstance(error, OSError):
-        default = f'a file in LOG_DIR = {settings.LOG_DIR!r} or SAVE_DIR = {settings.SAVE_DIR!r}'
-        reason = error.strerror or text.strip().splitlines()[-1]
-        return f'{error.filename or default}: {reason}'
+        return system_sentence(error)
     if kind == 'BrokenBarrierError':
         return (
             'a replica of nn.DataParallel failed while the others waited for it, most likely out '
@@ -95,13 +118,25 @@ def sentence(error):
             f'HEAD={settings.HEAD} may pool, of one image per device; '
             'raise BATCH_SIZE or CROP_SIZE, or lower ACCUMULATE'
         )
-    closed = 'Connection closed by peer', 'Connection reset by peer', 'remote process'
-    if any(words in text for words in closed):
+    if any(words in text for words in PEER):
         return 'another process failed; its own message says why'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         reason = text.splitlines()[0]
         return f'a loader process died ({reason}); lower NUM_WORKERS, or give /dev/shm more room'
     return None
+
+
+def system_sentence(error):
+    """Return what to tell the user about an OSError."""
+    if error.filename is not None:
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            return (
+                f'{error.filename}: this is a file, not a folder; move it, or choose another folder'
+            )
+        return f'{error.filename}: {error.strerror}'
+    # one of a loader process is wrapped in a traceback
+    last_line = (error.strerror or str(error)).strip().splitlines() or [type(error).__name__]
+    return last_line[-1].removeprefix(f'{type(error).__name__}: ')
 
 
 def exit_status(error):
@@ -119,11 +154,42 @@ def is_out_of_memory(error):
         return True
     signs = (
         "can't allocate memory",
+        'Cannot allocate memory',
         'Insufficient memory',
         'Unable to allocate',
         'MemoryError',
     )
     return any(words in str(error) for words in signs)
+
+
+def name():
+    """Return the name of the script that runs."""
+    return os.path.basename(sys.argv[0])
+
+
+def complain(words, named=True):
+    """Print a sentence on stderr on a line of its own, by default named after the script."""
+    text = printable(words)
+    if named:
+        text = f'{name()}: {text}'
+    if getattr(sys.stderr, 'last', '\n') != '\n' and not sys.stderr.isatty():
+        text = '\n' + text  # a bar's line cannot be cleared in a file
+    for bar in open_bars():
+        bar.clear()
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_bars():
+    """Return the progress bars that are open."""
+    tqdm = sys.modules.get('tqdm')
+    return list(tqdm.tqdm._instances) if tqdm else []
+
+
+def close_bars():
+    """Close progress bars, each of which ends its line."""
+    for bar in open_bars():
+        bar.leave = True
+        bar.close()
 
 
 def run(main, parser):
@@ -132,21 +198,45 @@ def run(main, parser):
     The status is what main returns, or 0; a mistake of the user's prints one sentence and gives 1,
     or 2 for wrong usage. flags.explicit holds the names that were given as KEY=value.
     """
-    script = os.path.basename(sys.argv[0])
+    out, err = quiet.Output(sys.stdout, plain=True), quiet.Output(sys.stderr)
     try:
-        flags = parser.read(sys.argv[1:])
-        flags.explicit = override(flags.settings)
-        status = main(flags) or 0
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-        status = 128 + signal.SIGINT
-    except Exception as error:
-        words = sentence(error)
-        if words is None:
-            raise
-        print(f'{script}: {words}', file=sys.stderr)
-        status = exit_status(error)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            quiet.ignore_libraries()
+            status = attempt(main, parser)
+            out.flush()
+            if out.lost:
+                complain(f'stdout: {out.error.strerror}; what is printed is lost, files are whole')
+            err.flush()
+    finally:
+        end_loaders()
     distributed = sys.modules.get('torch.distributed')
     if status == 0 and distributed and distributed.is_initialized():
         distributed.destroy_process_group()
     sys.exit(status)
+
+
+def end_loaders():
+    """End the loader processes that an error left behind, now, not when Python exits."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+
+
+def attempt(main, parser):
+    """Return the exit status of main(flags); a mistake of the user's prints one sentence."""
+    try:
+        flags = parser.read(sys.argv[1:])
+        flags.explicit = override(flags.settings)
+        return main(flags) or 0
+    except KeyboardInterrupt:
+        close_bars()
+        complain('stopped', named=False)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        words = sentence(error)
+        close_bars()
+        if words is None:
+            raise
+        complain(words)
+        return exit_status(error)

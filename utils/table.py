@@ -2,17 +2,22 @@
 
 import re
 
+from utils.printable import printable
+
+LONGEST = 1000  # characters of a cell
 SPECIAL = re.compile(r'[\\|*`<]|_(?=_)|(?<=_)_')  # | would end a cell, __init__ would be bold
 
 
 def table(rows, markdown=False, right=()):
     """Return the lines of a table: the column names, then a line per row.
 
-    rows   dicts {column name: text} with the same keys, at least one
+    rows   dicts {column name: text} with the same keys, at least one; control characters and what
+           is beyond LONGEST characters are not shown
     right  names of the columns that are aligned on the right, such as numbers; not in markdown
     """
     names = list(rows[0])
-    cells = [names] + [[row[name] for name in names] for row in rows]
+    cells = [[cell(name) for name in names]]
+    cells += [[cell(row[name]) for name in names] for row in rows]
     if markdown:
         return markdown_lines(cells)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -23,6 +28,13 @@ def table(rows, markdown=False, right=()):
             padded.append(text.rjust(width) if name in right else text.ljust(width))
         lines.append('  '.join(padded).rstrip())
     return lines
+
+
+def cell(text):
+    """Return text as it can be shown in a cell."""
+    if len(text) > LONGEST:
+        text = text[:LONGEST] + '...'
+    return printable(text)
 
 
 def markdown_lines(cells):

@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from utils import fonts
 from utils.files import atomic_write
 
 RIGHT = (215, 215, 215)
@@ -85,11 +86,11 @@ def errors(label, pred, n_classes):
 
 def text(words, width, size=14):
     """Return words in black on a white strip."""
-    font = ImageFont.load_default(size)
+    path, (words,) = fonts.fit([words])
     height = round(1.5 * size)
     strip = Image.new('RGB', (width, height), 'white')
     draw = ImageDraw.Draw(strip)
-    draw.text((4, size // 5), words, 'black', font)
+    draw.text((4, size // 5), words, 'black', fonts.load(path, size))
     return np.asarray(strip)
 
 
@@ -153,22 +154,22 @@ def legend(ids, names, colours, width):
     counts = np.bincount(np.ravel(ids), minlength=256)
     counts = counts[: len(names)]
     order = np.argsort(-counts, kind='stable')
-    entries = []
-    for i in order:
-        if counts[i]:
-            share = 100 * counts[i] / counts.sum()
-            entries.append((i, f'{names[i]} {share:.1f} %'))
+    order = [i for i in order if counts[i]]
+    shares = [100 * counts[i] / counts.sum() for i in order]
+    path, entries = fonts.fit(
+        f'{names[i]} {share:.1f} %' for i, share in zip(order, shares, strict=True)
+    )
 
     size = max(11, width // 45)
     line = round(1.5 * size)
-    font = ImageFont.load_default(size)
-    longest = max([font.getlength(words) for _, words in entries], default=0)
+    font = fonts.load(path, size)
+    longest = max([font.getlength(words) for words in entries], default=0)
     step = round(longest) + 2 * line
     columns = max(1, width // step)
     n_lines = math.ceil(len(entries) / columns)
     strip = Image.new('RGB', (width, n_lines * line + 4), 'white')
     draw = ImageDraw.Draw(strip)
-    for at, (i, words) in enumerate(entries):
+    for at, (i, words) in enumerate(zip(order, entries, strict=True)):
         row, column = divmod(at, columns)
         x = column * step + 4
         y = row * line + 4
@@ -222,13 +223,14 @@ def confusion(matrix, names):
     labelled = matrix.sum(1, keepdims=True)
     share = 100 * matrix / np.maximum(labelled, 1)
     n = len(names)
+    font, names = fonts.fit(names)
     side = min(4 + 0.33 * n, 30)
     size = min(9, 500 / n)
     figure = Figure((side + 1, side), 100, layout='constrained')
     axes = figure.subplots()
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=100)
-    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(n), names, fontsize=size)
+    axes.set_xticks(range(n), names, rotation=90, font=font, fontsize=size)
+    axes.set_yticks(range(n), names, font=font, fontsize=size)
     axes.set(xlabel='prediction', ylabel='label', title="% of the label's pixels")
     if n <= 40:
         for y, x in np.argwhere(share >= 0.5):
@@ -254,14 +256,15 @@ def bars(values, names, title):
             present.append((100 * value, name))
     present.sort()
     lengths = [value for value, _ in present]
-    labels = [name for _, name in present]
+    font, (title, *labels) = fonts.fit([title, *[name for _, name in present]])
     places = range(len(present))
     height = min(1.2 + 0.24 * len(present), 40)
     figure = Figure((7, height), 100, layout='constrained')
     axes = figure.subplots()
     container = axes.barh(places, lengths, color='tab:blue')
-    axes.set_yticks(places, labels, fontsize=8)
+    axes.set_yticks(places, labels, font=font, fontsize=8)
     axes.bar_label(container, fmt='%.1f', padding=2, fontsize=8)
-    axes.set(xlim=(0, 108), xlabel='IoU in %', title=title)
+    axes.set(xlim=(0, 108), xlabel='IoU in %')
+    axes.set_title(title, font=font, fontsize=12)
     axes.margins(y=0.01)
     return drawn(figure)

@@ -1,0 +1,38 @@
+"""Short numbers that stand for the files of a split and for a class table.
+
+A checkpoint keeps them, so that a run cannot go on with other data unnoticed.
+"""
+
+import hashlib
+import os
+
+from datasets.layouts import Segments
+
+
+def names_digest(pairs, root):
+    """Return a hex number that follows from the names of pairs (image, label), and their order.
+
+    Names start at the folder `root`, which may be moved.
+    """
+    digest = hashlib.sha256()
+    folders = {}  # {folder: the same, from root}
+    for image, label in pairs:
+        if isinstance(label, Segments):
+            label = label.path
+        for path in (image, label or ''):
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.relpath(folder or '.', root)
+            digest.update(os.fsencode(f'{folders[folder]}/{name}\0'))
+    return digest.hexdigest()[:16]
+
+
+def table_digest(classes, own):
+    """Return a hex number that follows from the Classes of a table.
+
+    own  whether it is one's own: then its colours decode labels; those of others are for display
+    """
+    text = repr((classes.raw, classes.names, classes.void))
+    if own:
+        text += repr((classes.colours.tolist(), classes.void_colours))
+    return hashlib.sha256(text.encode(errors='backslashreplace')).hexdigest()[:16]

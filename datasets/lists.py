@@ -1,0 +1,84 @@
+"""List files: names of pictures, or paths of images and labels, one sample a line."""
+
+import os
+import re
+
+from utils.config import UserError
+
+LINE = 8192  # characters of a line, at most
+CONTROL = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]')  # such characters are in no text
+
+
+class Missing(UserError):
+    """A list or JSON file, at .path, is not there; most likely its archive is not."""
+
+    def __init__(self, message, path=''):
+        super().__init__(message)
+        self.path = path
+
+
+def read_list(path):
+    """Return the lines of a list file that are not blank, whatever ends them."""
+    lines = []
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            while line := f.readline(LINE):
+                if len(line) == LINE or CONTROL.search(line):
+                    raise ValueError(f'its line {len(lines) + 1} is no text, or too long')
+                lines.append(line.strip())
+    except FileNotFoundError:
+        raise Missing(f'{path}: this list of pictures is missing', path) from None
+    except (OSError, ValueError) as e:
+        reason = getattr(e, 'strerror', None) or e
+        raise UserError(
+            f'{path}: this list of pictures cannot be read ({reason}); '
+            'write the path of a picture on each line, in UTF-8'
+        ) from None
+    return [line for line in lines if line]
+
+
+def read_pairs(root, path, alone=False):
+    """Return [(image, label)] of a list with two paths a line; [] if each line names one file.
+
+    Paths start at `root`, or are absolute. A tab or a blank lies between the two; they may hold
+    blanks themselves. With `alone`, lines that name an image that is there give (image, None).
+    """
+    pairs, single = [], []
+    for line in read_list(path):
+        pair = split_line(root, path, line)
+        if pair:
+            pairs.append(pair)
+        else:
+            single.append(line)
+    if pairs and single:
+        raise UserError(
+            f'{path}: {single[0]!r} names one file, other lines an image and its label; '
+            'give every line both'
+        )
+    images = [os.path.join(root, line) for line in single]
+    if alone and any(map(os.path.isfile, images)):
+        for image in images:
+            if not os.path.isfile(image):
+                raise UserError(f'{image}: this image is missing; {path} names it')
+        return [(image, None) for image in images]
+    return pairs
+
+
+def split_line(root, path, line):
+    """Return the two files that a line of the list `path` names; None if it names one."""
+    if os.path.isfile(os.path.join(root, line)):
+        return None
+    blank = '\t' if '\t' in line else ' '
+    words = line.split(blank)
+    cuts = []
+    for i in range(1, len(words)):
+        image, label = ' '.join(words[:i]).strip(), ' '.join(words[i:]).strip()
+        cuts.append((os.path.join(root, image), os.path.join(root, label)))
+    for image, label in cuts:
+        if os.path.isfile(image) and os.path.isfile(label):
+            return image, label
+    if not cuts:
+        return None
+    image, label = cuts[len(cuts) // 2]
+    lost = label if os.path.isfile(image) else image
+    raise UserError(f'{lost}: this file is missing; {path} names it: {line!r}')

@@ -1,0 +1,460 @@
+"""Stops, and what a run may write: signals, scores that are due, full disks, folders, half an environment."""
+
+import errno
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import put
+
+import dataset
+import settings
+from utils import distributed, logger, run_folder
+from utils.config import UsageError, UserError
+
+pytest.register_assert_rewrite('scripts')
+from scripts import ENV, ROOT, finish, start, wait_for  # noqa: E402
+
+pytest_plugins = 'scripts'
+PART = 'DROPOUT=0.1', 'ITER_MAX=4', 'ITER_SAVE=2', 'ITER_VAL=2'
+
+
+# ------------------------------------------------------------------------------- scores that are due
+
+
+def kill_in_validation(step):
+    """In the new process: dies when a step is to be scored, as a kill at that moment does."""
+    import eval
+
+    evaluate, steps = eval.evaluate, iter(range(2, 100, 2))
+
+    def dying(*args, **options):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluate(*args, **options)
+
+    eval.evaluate = dying
+
+
+def contents(room, name, file):
+    content = room.checkpoint(file, name)
+    content['settings'].pop('NAME')
+    return content
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def logged(room, name):
+    return [{k: v for k, v in line.items() if k != 'images_per_s'} for line in room.log(name)]
+
+
+@pytest.mark.parametrize('step', [2, 4])
+def test_a_run_killed_while_it_is_scored_is_scored_when_it_resumes(step, room):
+    """At the last step, too; files and log are those of a run that nobody disturbed."""
+    room.ok('train.py', *PART, 'NAME=straight')
+    killed = room.run('train.py', *PART, before=functools.partial(kill_in_validation, step))
+    assert killed.status == -signal.SIGKILL
+    state = room.checkpoint('latest')
+    assert state['step'] == step and set(state['to_score']) == {'loss', 'curves'}
+    out = room.ok('train.py', *PART)
+    assert f'resuming tiny at step {step}' in out and f'\nstep {step}: loss' in out
+    for file in ('best', 'latest', 'final'):
+        assert equal(contents(room, 'straight', file), contents(room, 'tiny', file)), file
+    assert room.checkpoint('latest')['to_score'] is None
+    assert logged(room, 'straight') == logged(room, 'tiny')
+    assert 'is finished' in room.ok('train.py', *PART)
+
+
+def stop_at(step):
+    """In the new process: SIGTERM arrives with the batch of a step."""
+    import dataset
+
+    start_loader = dataset.start_loader
+
+    def stopping(loader):
+        for number, batch in enumerate(start_loader(loader), 1):
+            if number == step and loader.batch_sampler is not None:  # of training
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    dataset.start_loader = stopping
+
+
+@pytest.mark.parametrize('step', [2, 4])
+def test_a_stop_at_a_step_that_is_scored(step, room):
+    """The stop does not wait for the validation, and resuming makes it."""
+    room.ok('train.py', *PART, 'NAME=straight')
+    stopped = room.run('train.py', *PART, before=functools.partial(stop_at, step))
+    assert stopped.status == 143 and f'\nstep {step}: loss' not in stopped.out
+    out = room.ok('train.py', *PART)
+    assert f'\nstep {step}: loss' in out
+    for file in ('best', 'latest', 'final'):
+        assert equal(contents(room, 'straight', file), contents(room, 'tiny', file)), file
+    assert logged(room, 'straight') == logged(room, 'tiny')
+
+
+def test_a_due_score_without_a_validation(room):
+    """ITER_VAL=0 on resuming: the user wants none."""
+    stopped = room.run('train.py', *PART, before=functools.partial(stop_at, 4))
+    assert stopped.status == 143
+    assert 'is finished' in room.ok('train.py', *PART, 'ITER_VAL=0')
+
+
+# ------------------------------------------------------------------------------------------ signals
+
+
+def children(pid):
+    found = subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def alive(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as f:
+            return f.read().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids, seconds=20):
+    until = time.time() + seconds
+    while any(map(alive, pids)) and time.time() < until:
+        time.sleep(0.1)
+    assert not any(map(alive, pids))
+
+
+def wait_for_steps(room, process):
+    log = room.logs / 'tiny' / 'log.jsonl'
+    wait_for(log, process)
+    while not log.read_text():
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    'workers, processes, times', [(1, 1, 1), (4, 1, 2), (1, 2, 1)], ids=['1', '4', 'torchrun']
+)
+def test_sigterm_to_the_group(workers, processes, times, room):
+    """As schedulers send it, perhaps twice: the loader processes go on until the run is saved."""
+    args = room.args('ITER_MAX=1000', 'ITER_SAVE=1000', f'NUM_WORKERS={workers}')
+    launcher = []
+    if processes > 1:
+        launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+    with start(*launcher, 'train.py', *args, start_new_session=True) as process:
+        wait_for_steps(room, process)
+        below = children(process.pid)
+        for child in list(below):
+            below += children(child)
+        assert len(below) >= workers
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.05)
+        result = finish(process)
+    assert 'stopped at step' in result.out, result.err
+    if processes == 1:
+        assert result.status == 143 and 'Traceback' not in result.err, result.err
+    step = room.checkpoint('latest')['step']
+    assert 1 <= step < 1000
+    wait_until_gone(below)
+
+
+def test_loader_processes_leave_with_their_parent(room):
+    with start('train.py', *room.args('ITER_MAX=1000', 'NUM_WORKERS=2')) as process:
+        wait_for_steps(room, process)
+        workers = children(process.pid)
+        process.kill()
+        finish(process)
+    assert len(workers) >= 2
+    wait_until_gone(workers)
+
+
+def test_sigterm_may_come_again_and_a_second_ctrl_c_stops():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stops = distributed.StopSignals()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stops.status() == 143
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stops.status() == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------------------- full disks, limits
+
+
+def limit_file_size():
+    """In the new process: no file may grow beyond some kilobytes, as on a full disk."""
+    import resource
+
+    from utils import logger
+
+    logger.zipped_source = bytes
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+
+def test_a_full_log_folder_ends_training(room):
+    """Events are written in the training process, where their failure is seen."""
+    result = room.run('train.py', 'ITER_MAX=1000', 'ITER_SAVE=1000', before=limit_file_size)
+    assert result.status == 1 and 'Traceback' not in result.err
+    sentence = result.err.splitlines()[-1]
+    assert str(room.logs / 'tiny') in sentence and 'of the run could not be written' in sentence
+
+
+def test_events_that_cannot_be_written(tmp_path, monkeypatch):
+    put(LOG_DIR=str(tmp_path), MODEL_DIR=str(tmp_path / 'm'), NAME='x')
+    log = logger.Log(distributed.World([torch.device('cpu')]), 0)
+
+    def full(event):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(log.events.file, 'write_event', full)
+    with pytest.raises(UserError, match='x: the events of the run could not be written .No space'):
+        log.scalars(1, {'loss': 1.0})
+
+
+def test_no_room_in_shared_memory(monkeypatch):
+    """It is said in the loader process's own thread, where a DataLoader sees it."""
+    calls = []
+    monkeypatch.setattr(dataset, 'get_worker_info', lambda: 'a worker')
+    monkeypatch.setattr(torch.Tensor, 'share_memory_', lambda self: calls.append(self.shape))
+    dataset.share(torch.zeros(2, 3), torch.zeros(4))
+    assert calls == [(2, 3), (4,)]
+    monkeypatch.undo()
+    assert not torch.zeros(2).is_shared()
+    tensor = torch.zeros(2)
+    dataset.share(tensor)  # the training process itself
+    assert not tensor.is_shared()
+
+
+def small_shared_memory(size, script, args):
+    """The script in a mount namespace of its own whose /dev/shm has `size` bytes."""
+    command = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    return subprocess.run(
+        ['unshare', '--mount', 'sh', '-c', command, 'sh', sys.executable, script, *args],
+        cwd=ROOT,
+        env=os.environ | ENV,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_small_shared_memory_ends_training(room):
+    probe = small_shared_memory('1m', '-c', ['pass'])
+    if probe.returncode:
+        pytest.skip('needs a mount namespace: ' + probe.stderr.strip())
+    args = room.args('ITER_MAX=1000', 'NUM_WORKERS=2', 'CROP_SIZE=257', 'ITER_LOG=100')
+    result = small_shared_memory('1m', 'train.py', args)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr, result.stderr
+    assert '/dev/shm' in result.stderr.splitlines()[-1]
+
+
+def test_many_small_images_in_a_batch():
+    """Each of them is an open file while it is on its way."""
+    samples = [(torch.zeros(3, 2, 2, dtype=torch.uint8), None, i) for i in range(100)]
+    put(NUM_WORKERS=0)
+    sizes = [
+        len(indices) for _, _, indices in dataset.eval_batches(samples, range(100), 10**9, False)
+    ]
+    assert sum(sizes) == 100 and max(sizes) == dataset.LARGEST_BATCH
+
+
+# ---------------------------------------------------------------------------------------- the log
+
+
+def line(step, **values):
+    return json.dumps({'step': step, **values}) + '\n'
+
+
+@pytest.mark.parametrize(
+    'lines, step, scored, stay',
+    [
+        ([line(1, loss=1), line(2, loss=1)], 2, True, 2),
+        ([line(1, loss=1), line(2, loss=1)], 1, True, 1),
+        ([line(1, loss=1), line(2, loss=1)], 0, True, 0),
+        ([line(2, loss=1), line(2, **{'val/mIoU': 0.5}), line(3, loss=1)], 2, True, 2),
+        ([line(2, loss=1), line(2, **{'val/mIoU': 0.5}), line(3, loss=1)], 2, False, 1),
+        ([line(1, loss=1), line(2, loss=1)[:-4]], 2, True, 1),
+        ([line(1, loss=1), '{"st\0p\n', line(2, loss=1)], 2, True, 3),
+        ([line(1, loss=1), '[' * 10**5 + '\n', line(2, loss=1)], 2, True, 3),
+        ([line(1, loss=1), '7\n', '{"step": "2"}\n'], 2, True, 1),
+        ([], 5, True, 0),
+    ],
+)
+def test_lines_of_the_log_that_stay(lines, step, scored, stay, tmp_path):
+    """They are never taken out of the file: a kill at any moment leaves them."""
+    path = tmp_path / 'log.jsonl'
+    path.write_text(''.join(lines))
+    inode = path.stat().st_ino
+    with logger.open_log(str(tmp_path), step, scored) as file:
+        assert path.read_text() == ''.join(lines[:stay]) and path.stat().st_ino == inode
+        file.write(b'more\n')
+    assert path.read_text() == ''.join(lines[:stay]) + 'more\n'
+
+
+def train_beside(folder):
+    with logger.open_log(folder, 0, True):
+        time.sleep(60)
+
+
+def test_a_run_has_one_process(tmp_path):
+    context = multiprocessing.get_context('spawn')
+    other = context.Process(target=train_beside, args=(str(tmp_path),))
+    other.start()
+    try:
+        while not (tmp_path / 'log.jsonl').exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        with pytest.raises(UserError, match='another process trains this run'):
+            logger.open_log(str(tmp_path), 0, True)
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_source_files_of_1970(tmp_path, monkeypatch):
+    (tmp_path / 'old.py').write_text('1\n')
+    os.utime(tmp_path / 'old.py', (0, 0))
+    monkeypatch.setattr(logger, 'PROJECT', str(tmp_path))
+    monkeypatch.setattr(logger, 'SOURCE', ('',))
+    assert b'old.py' in logger.zipped_source()
+
+
+# --------------------------------------------------------------------------------- folders of a run
+
+
+@pytest.mark.parametrize(
+    'files, words',
+    [
+        ([], ''),
+        (['log.jsonl', 'notes.txt'], ''),  # a user's notes on a run
+        (['predictions/overlay/a.png'], ''),
+        (['settings.py', 'machine.json', 'source.zip'], ''),  # killed right after its start
+        (['.DS_Store'], ''),
+        (['latest.pth.0123abcd.part'], ''),
+        (['train/a.png'], 'train was not written by a run'),
+        (['settings.py', 'train.py'], 'train.py was not written by a run'),
+        (['weights.pth'], 'weights.pth was not written by a run'),
+    ],
+)
+def test_folders_that_a_run_may_write_to(files, words, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    if not words:
+        return run_folder.check(str(tmp_path))
+    with pytest.raises(UsageError, match=words):
+        run_folder.check(str(tmp_path))
+
+
+def test_folders_of_other_things(tmp_path):
+    (tmp_path / 'mine' / 'runs').mkdir(parents=True)
+    (tmp_path / 'link').symlink_to(tmp_path / 'mine')
+    for folder in (tmp_path, tmp_path / 'mine', tmp_path / 'link', ROOT, os.path.dirname(ROOT)):
+        with pytest.raises(UsageError, match='is the folder of|holds it'):
+            run_folder.check(str(folder), str(tmp_path / 'mine'))
+    run_folder.check(str(tmp_path / 'mine' / 'runs'), str(tmp_path / 'mine'))  # in it, and empty
+    for name in ('heads', 'recipes', 'tests'):
+        with pytest.raises(UsageError, match='was not written by a run'):
+            run_folder.check(os.path.join(ROOT, name))
+
+
+@pytest.mark.parametrize('kind', ['LOG_DIR', 'MODEL_DIR'])
+def test_training_does_not_write_into_the_data(kind, room, data):
+    before = sorted(data.rglob('*'))
+    result = room.run('train.py', f'{kind}={data}', 'NAME=camvid')
+    assert result.status == 2 and 'camvid is the folder of the data set' in result.err
+    assert sorted(data.rglob('*')) == before
+
+
+def test_a_new_run_among_files_of_another(room):
+    room.ok('train.py', 'ITER_SAVE=2')
+    (room.models / 'tiny' / 'latest.pth').rename(room.folder / 'away.pth')
+    before = sorted(room.models.rglob('*'))
+    result = room.run('train.py')
+    assert result.status == 2 and 'final.pth is of an earlier run' in result.err
+    assert 'choose another NAME' in result.err and sorted(room.models.rglob('*')) == before
+
+
+def test_leftovers_of_a_kill_go(room):
+    folder = room.models / 'tiny'
+    folder.mkdir(parents=True)
+    (folder / 'latest.pth.0123abcd.part').touch()
+    (folder / 'mine.part').touch()
+    room.ok('train.py')
+    assert [path.name for path in folder.glob('*.part')] == ['mine.part']
+
+
+# ------------------------------------------------------------------------------- half an environment
+
+
+@pytest.mark.parametrize(
+    'given, words',
+    [
+        ({'RANK': '1'}, 'RANK=1: RANK and LOCAL_RANK must be less than WORLD_SIZE'),
+        ({'LOCAL_RANK': '2'}, 'must be less than WORLD_SIZE'),
+        ({'RANK': '2', 'WORLD_SIZE': '2'}, 'must be less than WORLD_SIZE'),
+        ({'WORLD_SIZE': '2'}, 'WORLD_SIZE=2: RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set'),
+        ({'RANK': 'x'}, 'RANK is not a number'),
+        ({'RANK': '-1', 'WORLD_SIZE': '1'}, 'RANK is not a number'),
+        ({'WORLD_SIZE': '0'}, 'must be less than WORLD_SIZE'),
+        (
+            {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': 'localhost'},
+            'MASTER_PORT not set',
+        ),
+        ({'RANK': '0', 'WORLD_SIZE': '1'}, ''),  # as some clusters set it for one process
+        ({}, ''),
+    ],
+)
+def test_variables_of_torchrun(given, words, monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    if not words:
+        assert distributed.place() == (0, 1, 0)
+        return
+    with pytest.raises(UsageError, match=words):
+        distributed.place()
+
+
+def one_variable():
+    """In the new process."""
+    os.environ['RANK'] = '1'
+
+
+def test_a_rank_alone(room):
+    result = room.run('eval.py', before=one_variable)
+    assert result.status == 2 and 'RANK=1' in result.err
+
+
+def test_home_in_settings(monkeypatch):
+    from utils import config
+
+    monkeypatch.setenv('HOME', '/home/me')
+    config.override(['DATA_ROOT=~/data', 'CHECKPOINT=~/net.pth', 'SAVE_DIR=out~'])
+    assert settings.DATA_ROOT == '/home/me/data' and settings.CHECKPOINT == '/home/me/net.pth'
+    assert settings.SAVE_DIR == 'out~'
+    for name in config.PATHS:
+        assert config.convert(name, '~/x', 'here') == '/home/me/x'

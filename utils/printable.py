@@ -1,0 +1,21 @@
+"""Text from outside, made fit to be printed: names of files and classes, checkpoints, logs."""
+
+import shlex
+
+
+def printable(text, keep=''):
+    r"""Return text whose control characters are written as Python does: \n, \x1b, \u202e.
+
+    They are all that a terminal acts on or does not show: escape codes, line ends, marks that turn
+    the direction of writing, bytes of a file name that are no UTF-8.
+    keep  characters that stay: '\n' for text of several lines
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return ''.join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def shell_word(text):
+    """Return text as one word of a command line that can be pasted into a shell."""
+    return shlex.quote(printable(text))
