@@ -257,13 +257,17 @@ def misfit(file):
 
 def outline(n_classes, values, path):
     """Return the network that a file's settings describe, without numbers and so without memory."""
+    values = SimpleNamespace(**(config.current() | values))
     try:
-        with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
-            net = network.build(n_classes, SimpleNamespace(**(config.current() | values)))
+        try:
+            with torch.device('meta'):  # shapes alone: a damaged file cannot ask for much memory
+                net = network.build(n_classes, values)
+        except NotImplementedError:  # a head of one's own that computes with numbers
+            net = network.build(n_classes, values)
     except SettingsError as e:
         raise UsageError(f'{path}: {printable(e)[:400]}') from None
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as e:
-        raise UserError(f'{path}: {printable(e).partition(chr(92) + "n")[0][:400]}') from None
+        raise UserError(f'{path}: {printable(str(e).splitlines()[0])[:400]}') from None
     if sum(tensor.numel() for tensor in net.state_dict().values()) > LARGEST:
         raise UserError(
             f'{path}: the network that this file describes has more than {LARGEST:,} weights; '

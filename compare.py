@@ -281,7 +281,7 @@ def main(flags):
             save_curves(runs, flags.plot)
             print(f'\ncurves in {printable(flags.plot)}')
     sys.stdout.flush()
-    is_lost = getattr(sys.stdout, 'lost', False)
+    is_lost = getattr(sys.stdout, 'lost', False)  # what is printed is its product
     return 1 if problems or is_lost else 0
 
 

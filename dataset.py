@@ -151,12 +151,18 @@ class Dataset(torch.utils.data.Dataset):
                 pixels += np.bincount(label.ravel(), minlength=256)
         if not self.labelled:
             return []
+        own = settings.DATASET == 'folder'
         verdict = self.judge(pixels)
-        if verdict.faults and len(self) > count:  # a rare class may occur in other labels
-            verdict = self.judge(sum(self.count(index) for index in self.spread(MANY)))
-        if verdict.faults:
-            raise UserError(f'{self.root}, {self.split}: {verdict.faults[0]}')
-        return [f'{self.root}, {self.split}: {warning}' for warning in verdict.warnings]
+        if (verdict.faults or (own and verdict.warnings)) and len(self) > count:
+            pixels = sum(self.count(index) for index in self.spread(MANY))
+            verdict = self.judge(pixels)
+        sentences = verdict.faults + (verdict.warnings if own else [])
+        sentences = [f'{self.root}, {self.split}: {sentence}' for sentence in sentences]
+        n = len(self.classes.names)
+        may_be_rare = n > 1 and pixels[:n].any() and len(self) > MANY  # and in the other labels
+        if verdict.faults and not may_be_rare:
+            raise UserError(sentences[0])
+        return sentences
 
     def spread(self, count):
         """Return the indices of at most `count` samples, spread over the split."""
@@ -189,7 +195,7 @@ class Dataset(torch.utils.data.Dataset):
         if not self.train:
             image, label = self.read(key)
             image, label = as_tensor(image), None if label is None else as_tensor(label)
-            share(*[tensor for tensor in (image, label) if tensor is not None])
+            to_shared_memory(*[tensor for tensor in (image, label) if tensor is not None])
             return image, label, key
         position, index = key
         rng = np.random.default_rng((self.seed, position, 1))
@@ -209,7 +215,7 @@ class Dataset(torch.utils.data.Dataset):
             h, w = label.shape
             images[i, :h, :w] = image.permute(1, 2, 0)
             labels[i, :h, :w] = label
-        share(images, labels)
+        to_shared_memory(images, labels)
         return images.permute(0, 3, 1, 2), labels
 
 
@@ -342,7 +348,7 @@ def start_loader(loader):
         return iter(loader)
 
 
-def share(*tensors):
+def to_shared_memory(*tensors):
     """Move the tensors of a loader process to shared memory, if this is one.
 
     Here a lack of room there raises; later it would be lost in a thread, and training would wait.

@@ -35,6 +35,7 @@ from utils.printable import printable
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 MAX_RATE = 1000  # frames per second that are believed of a video
+KINDS = ('index', 'overlay', 'probabilities', 'bases', 'compare')  # folders of outputs
 BASES_WIDTH = 240  # pixels of a tile of --bases
 
 
@@ -85,7 +86,9 @@ def walk(folder, output):
     paths = []
     for parent, folders, files in os.walk(folder):
         for name in list(folders):
-            if name.startswith('.') or identity(os.path.join(parent, name)) == identity(output):
+            is_output = identity(os.path.join(parent, name)) == identity(output)
+            is_earlier = name in KINDS and identity(parent) == identity(output)
+            if name.startswith('.') or is_output or is_earlier:
                 folders.remove(name)
         for name in files:
             if not name.startswith('.') and name.lower().endswith(IMAGES + VIDEOS):
@@ -283,7 +286,7 @@ def open_video(path, rate, size):
         sink = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
     if not sink.isOpened():
         raise UserError(
-            f'{path}: this OpenCV cannot write MP4 video, or not there; '
+            'this OpenCV cannot write MP4 video, or not there; '
             'predict pictures of the frames instead'
         )
     try:

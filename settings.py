@@ -24,7 +24,7 @@ IGNORE_LABEL: int = 255  # train id of void pixels: in no loss and no score
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 CHANNELS: Literal['rgb', 'bgr'] = 'rgb'  # order in which the trunk sees them; bgr: detectron2's
-MAX_PIXELS: int = 2**29  # larger pictures are refused before they are decoded
+MAX_PIXELS: int = 500_000_000  # larger pictures are refused before they are decoded
 NUM_WORKERS: int = 4  # loader processes per training process; 0 = load in the training process
 
 # ---- augmentation, in this order; SCALES and SHORT_SIDE: two values are a range, else a choice

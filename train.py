@@ -106,7 +106,7 @@ def setup():
             run.to_score = state.get('to_score')
         path = os.path.join(checkpoint.folder(), 'latest.pth')
         world.print(f'resuming {settings.NAME} at step {run.start} from {path}')
-        save_missing(run)
+        save_missing(run, state.get('to_save'))
     agree_on_start(run)
     if run.start >= settings.ITER_MAX and not run.to_score:
         return run, state
@@ -146,14 +146,14 @@ def check(world, data, val):
         )
     if settings.AMP == 'fp16' and not world.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
-    warnings = data.check()
+    warnings = data.check() or []
     if val:
         if not val.labelled:
             raise UsageError(
                 f'the split VAL_SPLIT = {val.split!r} has no labels to score; '
                 'use another, or ITER_VAL=0 for no validation'
             )
-        warnings += val.check(4)
+        warnings += val.check(4) or []
         protocol()  # raises UsageError where TEST_CROP does not suit the head
     for warning in warnings:
         world.print(f'warning: {warning}')
@@ -284,6 +284,7 @@ def save_latest(run, step):
         'rng': run.world.rng_state(),
         'best': run.best,
         'to_score': run.to_score,
+        'to_save': save_name(step),
         'images': len(run.data),
     }
     save(run, 'latest', step, **rest)
@@ -296,10 +297,13 @@ def save_name(step):
     return '' if step % settings.ITER_SAVE else f'step_{step}'
 
 
-def save_missing(run):
-    """Save the checkpoint of the step to resume from, if a kill prevented it."""
-    name = save_name(run.start)
-    if name and not os.path.isfile(os.path.join(checkpoint.folder(), name + '.pth')):
+def save_missing(run, name):
+    """Save the checkpoint `name` of the step to resume from, if a kill prevented it."""
+    if (
+        name
+        and name == save_name(run.start)
+        and not os.path.isfile(os.path.join(checkpoint.folder(), name + '.pth'))
+    ):
         save(run, name, run.start)
 
 
@@ -389,14 +393,13 @@ def loop(run, batches, stream, stops, bar):
         # save, then score; a run killed in between makes up for it when it resumes
         if is_validation:
             run.to_score = {'loss': values[-1], 'curves': curves}
-        if name or stopping:
+        if name or stopping or is_validation:
             save_latest(run, step)
         if name:
             save(run, name, step)
         if is_validation and not stopping:
             validate(run, step)
-            if name:
-                save_latest(run, step)
+            save_latest(run, step)
         if stopping:
             return step
         speedometer.restart()

@@ -8,6 +8,7 @@ that follow from --seed, and is resumed until it is finished. Weights, optimiser
 score and logs are compared. It takes about a quarter of an hour on two cores.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -95,7 +96,9 @@ class Runs:
         time.sleep(self.chance.uniform(0, 0.5))
         late = process.poll() is not None
         if not late and to_group:
-            os.killpg(process.pid, number)
+            for pid in (process.pid, *children(process.pid)):  # torchrun gives each a group
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(os.getpgid(pid), number)
         elif not late:
             process.send_signal(number)
         process.communicate(timeout=600)
@@ -137,6 +140,12 @@ class Runs:
     def remove(self, name):
         for kind in ('log', 'model'):
             shutil.rmtree(self.path(kind, name), ignore_errors=True)
+
+
+def children(pid):
+    """Return the numbers of the processes that a process has started."""
+    with open(f'/proc/{pid}/task/{pid}/children') as f:
+        return [int(word) for word in f.read().split()]
 
 
 def same(a, b):

@@ -55,7 +55,7 @@ def load(path):
 def store(path, image, label):
     """Write decoded pixels to the cache: the whole file, or none."""
     try:
-        with atomic_write(path) as f:
+        with atomic_write(path, sync=False) as f:
             f.write(np.array(image.shape[:2], np.uint32))
             f.write(np.ascontiguousarray(image))
             if label is not None:

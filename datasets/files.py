@@ -191,6 +191,7 @@ class PaletteCheck:
     def __init__(self, classes, ignore, source):
         self.source = source
         self.known, self.ids = colour_table(classes, ignore, BORDER)
+        self.n = len(classes.names)
         self.own = np.full(256, -1)  # the colour of each train id, as 0xRRGGBB
         self.own[: len(classes.names)] = codes_of(classes.colours)
 
@@ -214,7 +215,8 @@ class PaletteCheck:
             )
         is_grey = (palette == palette[:, :1]).all(1)
         by_grey = np.where(is_grey, table[palette[:, 0]], UNKNOWN)
-        if self.mean_it(raw, codes, by_grey, by_grey != by_index):
+        differ = (by_grey != by_index) & (by_grey < self.n) & (codes != self.own[by_index])
+        if self.mean_it(raw, codes, by_grey, differ):
             raise UserError(
                 f'{path}: its palette has the values of {self.source} as greys at other indices, '
                 'as image optimisers leave it; convert it to a grey PNG without a palette'

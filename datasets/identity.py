@@ -12,18 +12,19 @@ from datasets.layouts import Segments
 def names_digest(pairs, root):
     """Return a hex number that follows from the names of pairs (image, label), and their order.
 
-    Names start at the folder `root`, which may be moved.
+    Names of images start at the folder `root`, which may be moved; those of labels are without
+    folder and ending, as labels may be converted.
     """
     digest = hashlib.sha256()
     folders = {}  # {folder: the same, from root}
     for image, label in pairs:
         if isinstance(label, Segments):
             label = label.path
-        for path in (image, label or ''):
-            folder, name = os.path.split(path)
-            if folder not in folders:
-                folders[folder] = os.path.relpath(folder or '.', root)
-            digest.update(os.fsencode(f'{folders[folder]}/{name}\0'))
+        folder, name = os.path.split(image)
+        if folder not in folders:
+            folders[folder] = os.path.relpath(folder or '.', root)
+        label_name, _ = os.path.splitext(os.path.basename(label or ''))
+        digest.update(os.fsencode(f'{folders[folder]}/{name}\0{label_name}\0'))
     return digest.hexdigest()[:16]
 
 

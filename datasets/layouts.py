@@ -51,18 +51,17 @@ def find_files(folder, endings=IMAGES, deep=False):
     """Return {name without ending: path} of the files in a folder, with `deep` also in its folders.
 
     An ending may be more than the type: '_labelIds.png'. A folder that does not exist is empty.
-    UserError if two files have one name, whatever their endings and capitals.
+    UserError if two files have one name, whatever their endings.
     """
-    paths, seen = {}, {}
+    paths = {}
     if not os.path.isdir(folder):
         return paths
     for item in walk(folder, deep):
         name = name_of(item.name, endings)
         if name is None or item.name.startswith('.'):
             continue
-        other = seen.setdefault(name.lower(), item.path)
-        if other != item.path:
-            both = ' and '.join(sorted([other, item.path]))
+        if name in paths:
+            both = ' and '.join(sorted([paths[name], item.path]))
             raise UserError(f'{both}: two files of one name; remove or rename one of them')
         paths[name] = item.path
     return paths

@@ -206,7 +206,7 @@ def with_8_bits(path, pixels):
     if 0 < bits < 15:
         raise UserError(
             f'{path}: the values of this 16-bit picture end at {pixels.max()}, so it would be '
-            f'nearly black; if it has {max(bits, 10)} bits, multiply them by '
-            f'{65536 >> max(bits, 10)}, or save it with 8 bits'
+            f'nearly black; if it has {max(bits, 8)} bits, multiply them by '
+            f'{65536 >> max(bits, 8)}, or save it with 8 bits'
         )
     return (pixels >> 8).astype(np.uint8)

@@ -64,7 +64,8 @@ def check_accepted(listing):
     """
     lost = lost_files(listing)
     if not listing.images and not lost and os.path.isdir(listing.image_dir):
-        files = sorted(os.listdir(listing.image_dir))[:1]
+        items = os.scandir(listing.image_dir)
+        files = sorted(i.name for i in items if i.is_file() and not i.name.startswith('.'))[:1]
         lost = [(os.path.splitext(file)[0], 'image', listing.image_dir) for file in files]
     for name, kind, folder in lost[:1] + lost[-1:]:
         endings = layouts.LABELS if kind == 'label' else layouts.IMAGES

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import inspect
+import multiprocessing
 import os
 import platform
 import signal
@@ -138,7 +139,7 @@ def start():
 
     Processes are joined, the allocator is set and torch is seeded.
     """
-    rank, size, local = place()
+    rank, size, local = rank_and_size()
     count = torch.cuda.device_count()
     if settings.DEVICES == 'cpu' or (settings.DEVICES == 'auto' and not count):
         devices = [torch.device('cpu')]
@@ -153,7 +154,7 @@ def start():
     return World(devices, rank, size)
 
 
-def place():
+def rank_and_size():
     """Return rank, number of processes and rank on this machine, as torchrun's variables say.
 
     UsageError if only some of the variables are set, or they make no sense.
@@ -172,6 +173,8 @@ def place():
     if rank >= size or local >= size:
         raise UsageError(f'{text}: RANK and LOCAL_RANK must be less than WORLD_SIZE; {way_out}')
     missing = [name for name in names if name not in given]
+    if torch.cuda.device_count() < 2 and 'LOCAL_RANK' in missing:
+        missing.remove('LOCAL_RANK')  # some clusters have a process per machine, and leave it out
     if size > 1 and missing:
         raise UsageError(f'{text}: {", ".join(missing)} not set; {way_out}')
     return rank, size, local
@@ -233,7 +236,10 @@ def end_with_parent():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=obey_parent, args=[os.getppid()], daemon=True).start()
+        parent = multiprocessing.parent_process().pid
+        threading.Thread(target=obey_parent, args=[parent], daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         prctl = ctypes.CDLL('libc.so.6').prctl
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

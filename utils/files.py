@@ -9,7 +9,7 @@ from utils.config import UsageError
 
 
 @contextlib.contextmanager
-def atomic_path(path, ending='.part'):
+def atomic_path(path, ending='.part', sync=True):
     """Yield the name of a new, empty file in the folder of `path`, which becomes `path` in the end.
 
     It goes away if an error is raised; what was at `path` stays until then. Folders are made. Its
@@ -22,8 +22,9 @@ def atomic_path(path, ending='.part'):
         with open(part, 'xb'):  # x: never through a link, never into a file that is there
             pass
         yield part
-        with open(part, 'rb') as f:
-            os.fsync(f.fileno())
+        if sync:
+            with open(part, 'rb') as f:
+                os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
         if e.filename not in (None, part):
@@ -35,12 +36,13 @@ def atomic_path(path, ending='.part'):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path, sync=True):
     """Open a file for bytes that becomes `path` once all is written, and goes away if that fails.
 
     Folders are made. What was at `path` stays until then; two processes may write it at a time.
+    sync  False: do not wait until a power cut could not undo it: of what can be made again
     """
-    with atomic_path(path) as part, open(part, 'wb') as f:
+    with atomic_path(path, sync=sync) as part, open(part, 'wb') as f:
         yield f
 
 
@@ -48,7 +50,7 @@ def check_writable(folder):
     """Make a folder, and raise OSError with its name if no file can be written there."""
     os.makedirs(folder, exist_ok=True)
     try:
-        with tempfile.TemporaryFile(dir=folder) as f:
+        with tempfile.TemporaryFile(dir=folder, prefix='.') as f:
             f.write(b'something')
     except OSError as e:
         raise OSError(e.errno, e.strerror, folder) from None

@@ -65,6 +65,7 @@ class Log:
 
     def __init__(self, world, step, scored=True):
         self.events = None
+        self.world = world
         if world.rank > 0:
             return
         self.folder = os.path.join(settings.LOG_DIR, settings.NAME)
@@ -140,9 +141,10 @@ class Log:
             return
         try:
             chart = visualize.confusion(scores['confusion'].numpy(), names)
+        except Exception as e:  # matplotlib raises many kinds; training goes on
+            self.world.print(f'warning: the confusion matrix could not be drawn ({e})')
+        else:
             self.image('val/confusion', chart, step)
-        except (ValueError, RuntimeError, TypeError) as e:  # matplotlib's; training goes on
-            print(f'warning: the confusion matrix could not be drawn ({e})')
         values = {f'val/{key}': scores[key] for key in SCORES}
         for name, iou in zip(names, scores['class_iou'], strict=True):
             if iou is not None:
@@ -174,25 +176,38 @@ def open_log(folder, step, scored):
         return file
     file.seek(0)
     end = position = 0
+    first_save = min(settings.ITER_SAVE, settings.ITER_VAL or settings.ITER_SAVE)
     for line in file:
         position += len(line)
         if stays(line, step, scored):
             end = position
+        elif step == 0 and step_of(line) > first_save:
+            raise config.UserError(
+                f'{path} is of an earlier run, whose latest.pth is not in MODEL_DIR; '
+                f'choose another NAME, or move {folder} away'
+            )
     file.truncate(end)
     return file
 
 
-def stays(line, step, scored):
-    """Tell whether a line of log.jsonl belongs to the steps up to `step`."""
+def step_of(line):
+    """Return the step of a line of log.jsonl, or -1 if it is damaged or half written."""
     try:
-        entry = json.loads(line)
-        at = entry['step']
-        is_score = any(key.startswith('val/') for key in entry)
+        step = json.loads(line)['step']
     except (ValueError, TypeError, KeyError, RecursionError):
-        return False  # damaged, or half written; it stays if a whole line of such a step follows
-    if type(at) is not int or not line.endswith(b'\n'):
-        return False
-    return at < step or (at == step and (scored or not is_score))
+        return -1
+    return step if type(step) is int and line.endswith(b'\n') else -1
+
+
+def stays(line, step, scored):
+    """Tell whether a line of log.jsonl belongs to the steps up to `step`.
+
+    A damaged one does not, and stays in the file if a line that belongs to them follows.
+    """
+    at = step_of(line)
+    if at != step:
+        return 0 <= at < step
+    return scored or not any(key.startswith('val/') for key in json.loads(line))
 
 
 def zipped_source():

@@ -40,7 +40,7 @@ class Output:
 
     def write(self, text):
         if self.plain:
-            text = printable(text, keep='\n')
+            text = printable(text, keep='\n\t')
         self.attempt(self.stream.write, text)
         self.last = text[-1:] or self.last
         return len(text)

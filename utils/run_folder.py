@@ -13,9 +13,11 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MARKS = (  # a folder that holds one of these is a run's
     'log.jsonl', 'scores.json', 'rescore.json', 'latest.pth', 'best.pth', 'final.pth', 'step_*.pth',
 )  # fmt: skip
+WRITTEN_TO = ('log.jsonl', 'settings.py', 'machine.json', 'source.zip')  # others are replaced
 FILES = (*MARKS, 'settings.py', 'machine.json', 'source.zip', 'events.out.tfevents.*', '*.part')
 # of eval.py and predict.py, where SAVE_DIR is the run's own folder
 FOLDERS = ('predictions', 'index', 'colour', 'overlay', 'probabilities', 'bases', 'compare')
+OUTPUTS = ('*.log', '*.out', '*.err')  # where people redirect what a run prints
 
 
 def is_one_of(name, patterns):
@@ -43,9 +45,15 @@ def check(folder, data_root=None):
                 'there; choose another NAME, LOG_DIR or MODEL_DIR'
             )
     names = names_in(folder)
+    for name in names:
+        path = os.path.join(folder, name)
+        if name in WRITTEN_TO and os.path.islink(path) and os.path.isfile(path):
+            raise UsageError(
+                f'{path} is a link to another file, which a run would overwrite; remove the link'
+            )
     if any(is_one_of(name, MARKS) for name in names):
         return
-    strange = [name for name in names if not is_one_of(name, FILES + FOLDERS)]
+    strange = [name for name in names if not is_one_of(name, FILES + FOLDERS + OUTPUTS)]
     if strange:
         raise UsageError(
             f'{os.path.join(folder, strange[0])} was not written by a run, so {folder} is no '
@@ -77,5 +85,5 @@ def check_new(folder):
     if old:
         raise UsageError(
             f'{os.path.join(folder, old[0])} is of an earlier run, and there is no latest.pth to '
-            f'resume it from; choose another NAME, or remove it: sh clean.sh {settings.NAME}'
+            f'resume it from; choose another NAME, or move {folder} away'
         )

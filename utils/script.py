@@ -6,7 +6,6 @@ A mistake of the user's is one sentence on stderr and status 1, wrong usage stat
 
 import argparse
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -27,8 +26,8 @@ MEMORY = {  # what a script can do where memory runs out
 }
 FILES = 'too many open files; raise the limit (ulimit -n 4096), or lower NUM_WORKERS'
 SHARED = (
-    'loader processes have no room for their pictures in shared memory; lower NUM_WORKERS or '
-    'BATCH_SIZE, or give /dev/shm more room (docker: --shm-size=8g)'
+    'loader processes have no room for their pictures in shared memory; lower NUM_WORKERS '
+    '(0 needs none), or give /dev/shm more room (docker: --shm-size=8g)'
 )
 REASONS = {  # words in an error's text, and what it means
     'Too many open files': FILES,
@@ -199,28 +198,17 @@ def run(main, parser):
     or 2 for wrong usage. flags.explicit holds the names that were given as KEY=value.
     """
     out, err = quiet.Output(sys.stdout, plain=True), quiet.Output(sys.stderr)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            quiet.ignore_libraries()
-            status = attempt(main, parser)
-            out.flush()
-            if out.lost:
-                complain(f'stdout: {out.error.strerror}; what is printed is lost, files are whole')
-            err.flush()
-    finally:
-        end_loaders()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        quiet.ignore_libraries()
+        status = attempt(main, parser)
+        out.flush()
+        if out.lost:
+            complain(f'stdout: {out.error.strerror}; what is printed is lost, files are whole')
+        err.flush()
     distributed = sys.modules.get('torch.distributed')
     if status == 0 and distributed and distributed.is_initialized():
         distributed.destroy_process_group()
     sys.exit(status)
-
-
-def end_loaders():
-    """End the loader processes that an error left behind, now, not when Python exits."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each
-    for process in multiprocessing.active_children():
-        process.kill()
-        process.join()
 
 
 def attempt(main, parser):

@@ -26,7 +26,7 @@ def save(path, pixels, colours=None):
     picture = Image.fromarray(np.asarray(pixels))
     if colours is not None:
         picture.putpalette(palette(colours).tobytes())
-    with atomic_write(path) as f:
+    with atomic_write(path, sync=False) as f:
         picture.save(f, 'PNG', compress_level=1)
 
 
