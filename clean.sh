@@ -24,7 +24,7 @@ remove() {  # what a run left in a folder, if one of its marks is there
     if rmdir "$1" 2>/dev/null; then
         echo "removed $1"
     else
-        echo "removed the run in $1; left, as no run wrote it: $(ls -Aq "$1" | tr '\n' ' ')"
+        echo "removed the run in $1; the folder stays, with: $(ls -Aq "$1" | tr '\n' ' ')"
     fi
 }
 if [ $# -gt 0 ]; then

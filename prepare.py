@@ -101,6 +101,12 @@ def cache(splits):
     for data, _, fault in check.splits_there(splits):
         if fault:
             raise UserError(fault)
+        for image, _ in data.pairs:
+            if os.path.abspath(image).startswith(os.path.abspath(data.cache_dir) + os.sep):
+                raise UsageError(
+                    f'{image}: your images lie in {data.cache_dir}, where the cache would be; '
+                    'rename that folder'
+                )
         dataset.cache(data)
         print(
             f'{data.split}: the pixels of {len(data):,} pairs are stored in {data.cache_dir}; '

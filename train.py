@@ -101,9 +101,11 @@ def setup():
     run = Run(world, data, val, net, optimizer, scaler)
     state = checkpoint.resume(net, optimizer, scaler, data)
     if state:
-        run.start, run.best = state['step'], state['best']
-        if val:
-            run.to_score = state.get('to_score')
+        run.start, run.to_score = state['step'], state.get('to_score') if val else None
+        if val and state.get('val') not in (None, val.digest()):
+            world.print('warning: the validation data have changed, so the best score starts anew')
+        else:
+            run.best = state['best']
         path = os.path.join(checkpoint.folder(), 'latest.pth')
         world.print(f'resuming {settings.NAME} at step {run.start} from {path}')
         save_missing(run, state.get('to_save'))
@@ -286,6 +288,7 @@ def save_latest(run, step):
         'to_score': run.to_score,
         'to_save': save_name(step),
         'images': len(run.data),
+        'val': run.val.digest() if run.val else None,
     }
     save(run, 'latest', step, **rest)
 

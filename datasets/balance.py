@@ -22,13 +22,14 @@ class Verdict(NamedTuple):
         return Verdict(self.faults + other.faults, self.warnings + other.warnings)
 
 
-def judge(pixels, void, classes, own):
+def judge(pixels, void, classes, own, may_lack=False):
     """Return the Verdict on labels with so many pixels.
 
     pixels   of each class of the table, an array (n, ...) in their order
     void     pixels without a class
     classes  files.Classes
     own      whether the data are one's own, for which 255 is void unless the table names it
+    may_lack whether classes may well be absent, as rare ones from a validation split
     """
     table, n = last_two(classes), len(classes.names)
     pixels = [int(count) for count in pixels[:n]]
@@ -48,11 +49,15 @@ def judge(pixels, void, classes, own):
         )
     elif by_default and (len(lost) == n - 1 or (lost and share >= LARGE)):
         fault = mask_error(table, classes, lost, share)
+        if may_lack and (len(lost) < n - 1 or share < LARGE):
+            return Verdict([], [fault])
     elif len(lost) == n - 1:
         fault = (
             f'all pixels of the labels that have a class are {only(classes, pixels)}, and no '
             f'other class of {table} occurs; label what the others stand for'
         )
+        if may_lack:
+            return Verdict([], [fault])
     else:
         return Verdict([], doubts(table, classes, lost, share, by_default))
     return Verdict([fault], [])
@@ -71,7 +76,8 @@ def mask_error(table, classes, lost, share):
     return (
         f'{table} does not name the value 255, which is void then: {share:.1%} of the pixels, '
         f'while no pixel is {name}; if 255 stands for {name}, its line is '
-        f'`255 {colour} {name}`, not `{value} {colour} {name}`'
+        f'`255 {colour} {name}`, not `{value} {colour} {name}`; if it is void, add the line '
+        '`255 0 0 0 void`'
     )
 
 

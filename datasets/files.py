@@ -215,7 +215,8 @@ class PaletteCheck:
             )
         is_grey = (palette == palette[:, :1]).all(1)
         by_grey = np.where(is_grey, table[palette[:, 0]], UNKNOWN)
-        differ = (by_grey != by_index) & (by_grey < self.n) & (codes != self.own[by_index])
+        is_class = (by_grey > 0) & (by_grey < self.n)  # black and white are in any mask
+        differ = is_class & (by_grey != by_index) & (codes != self.own[by_index])
         if self.mean_it(raw, codes, by_grey, differ):
             raise UserError(
                 f'{path}: its palette has the values of {self.source} as greys at other indices, '

@@ -22,7 +22,8 @@ def names_digest(pairs, root):
             label = label.path
         folder, name = os.path.split(image)
         if folder not in folders:
-            folders[folder] = os.path.relpath(folder or '.', root)
+            path = os.path.relpath(folder or '.', root)
+            folders[folder] = os.path.abspath(folder) if path.startswith('..') else path
         label_name, _ = os.path.splitext(os.path.basename(label or ''))
         digest.update(os.fsencode(f'{folders[folder]}/{name}\0{label_name}\0'))
     return digest.hexdigest()[:16]

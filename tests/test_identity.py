@@ -27,7 +27,7 @@ from datasets import balance
 from datasets.files import read_classes
 from preparation import archives, check, convert, download
 from utils import config, describe, kept, script
-from utils.config import UserError
+from utils.config import UsageError, UserError
 
 SHIPPED = config.current()
 TWO = '0 0 0 0 back\n1 255 0 0 front\n'
@@ -981,3 +981,16 @@ def test_judge_by_hand():
     assert judged([50, 50, 0], 100, own=False).faults == []
     assert 'none is c' in judged([50, 50, 0], 100, own=False).warnings[0]
     assert judged([0, 0, 0], 100, own=False).faults and judged([0, 9, 0]).faults
+
+
+def test_the_cache_does_not_go_among_images(tmp_path):
+    put(DATASET='folder', DATA_ROOT=str(tmp_path), NUM_WORKERS=0)
+    (tmp_path / 'classes.txt').write_text('0 0 0 0 a\n1 9 9 9 b\n')
+    (tmp_path / 'pixels').mkdir()
+    label = np.array([[0, 1], [1, 1]], np.uint8)
+    for name, pixels in (('pixels/x.png', np.zeros((2, 2, 3), np.uint8)), ('y.png', label)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / 'train.txt').write_text('pixels/x.png y.png\n')
+    with pytest.raises(UsageError, match='your images lie in .*pixels, where the cache would be'):
+        prepare.cache(['train'])
+    assert sorted(os.listdir(tmp_path / 'pixels')) == ['x.png']

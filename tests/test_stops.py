@@ -145,6 +145,29 @@ def wait_for_steps(room, process):
         assert process.poll() is None
 
 
+def test_a_lost_terminal_saves_the_run(room):
+    args = room.args('ITER_MAX=1000', 'ITER_SAVE=1000', 'NUM_WORKERS=1')
+    heed = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    with start('train.py', *args, start_new_session=True, preexec_fn=heed) as process:
+        wait_for_steps(room, process)
+        os.killpg(process.pid, signal.SIGHUP)
+        result = finish(process)
+    assert result.status == 129 and 'stopped at step' in result.out, result.err
+    assert room.checkpoint('latest')['step'] >= 1
+
+
+def test_nohup_is_heeded():
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stops = distributed.StopSignals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stops.number is None
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     'workers, processes, times', [(1, 1, 1), (4, 1, 2), (1, 2, 1)], ids=['1', '4', 'torchrun']
 )
@@ -352,11 +375,14 @@ def test_source_files_of_1970(tmp_path, monkeypatch):
         ([], ''),
         (['log.jsonl', 'notes.txt'], ''),  # a user's notes on a run
         (['predictions/overlay/a.png'], ''),
-        (['settings.py', 'machine.json', 'source.zip'], ''),  # killed right after its start
+        (['best.png', 'overlay/a.png', 'train.log'], ''),  # of eval.py, and what a shell redirects
+        (['log.jsonl', 'settings.py', 'machine.json'], ''),  # killed right after its start
+        (['settings.py'], 'settings.py was not written by a run'),
+        (['film.mp4.part'], 'film.mp4.part was not written by a run'),
         (['.DS_Store'], ''),
         (['latest.pth.0123abcd.part'], ''),
         (['train/a.png'], 'train was not written by a run'),
-        (['settings.py', 'train.py'], 'train.py was not written by a run'),
+        (['settings.py', 'train.py'], 'settings.py was not written by a run'),
         (['weights.pth'], 'weights.pth was not written by a run'),
     ],
 )
@@ -368,6 +394,26 @@ def test_folders_that_a_run_may_write_to(files, words, tmp_path):
         return run_folder.check(str(tmp_path))
     with pytest.raises(UsageError, match=words):
         run_folder.check(str(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['log.jsonl', 'settings.py', 'machine.json', 'source.zip'])
+def test_links_in_the_folder_of_a_run(name, tmp_path):
+    mine, folder = tmp_path / 'mine.txt', tmp_path / 'run'
+    mine.write_text('precious')
+    folder.mkdir()
+    (folder / 'log.jsonl').touch()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(mine)
+    with pytest.raises(UsageError, match=f'{name} is a link to another file'):
+        run_folder.check(str(folder))
+
+
+def test_folders_among_ones_own_data(tmp_path):
+    put(DATASET='folder')
+    for name in ('labels/test', 'images/x/y'):
+        with pytest.raises(UsageError, match='lies among the (labels|images) of'):
+            run_folder.check(str(tmp_path / name), str(tmp_path))
+    run_folder.check(str(tmp_path / 'logs' / 'x'), str(tmp_path))
 
 
 def test_folders_of_other_things(tmp_path):
@@ -397,6 +443,25 @@ def test_a_new_run_among_files_of_another(room):
     result = room.run('train.py')
     assert result.status == 2 and 'final.pth is of an earlier run' in result.err
     assert 'choose another NAME' in result.err and sorted(room.models.rglob('*')) == before
+
+
+def test_a_log_of_another_run(room):
+    """Its checkpoints are elsewhere, or gone: the history is not thrown away."""
+    room.ok('train.py', 'ITER_MAX=4', 'ITER_SAVE=1')
+    before = room.log()
+    result = room.run('train.py', 'ITER_SAVE=1', f'MODEL_DIR={room.folder}/elsewhere')
+    assert result.status == 1 and 'log.jsonl is of an earlier run' in result.err
+    assert room.log() == before
+
+
+def test_other_validation_data_start_the_best_score_anew(room, own_data):
+    room.data = own_data
+    room.ok('train.py', 'ITER_VAL=1', 'ITER_SAVE=1')
+    for kind in ('val', 'valannot'):
+        (own_data / 'camvid' / kind / '00.png').unlink()
+    out = room.ok('train.py', 'ITER_VAL=1', 'ITER_SAVE=1', 'ITER_MAX=3')
+    assert 'the validation data have changed' in out
+    assert room.checkpoint('latest')['best']['step'] == 3
 
 
 def test_leftovers_of_a_kill_go(room):

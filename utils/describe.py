@@ -98,7 +98,10 @@ class File(NamedTuple):
 
     @property
     def shapes(self):
-        return {key: tuple(value.shape) for key, value in self.state.items()}
+        shapes = {}
+        for key, value in self.state.items():
+            shapes[key] = () if value.is_nested else tuple(value.shape)
+        return shapes
 
 
 def open_file(content, path):

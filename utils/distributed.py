@@ -212,8 +212,8 @@ def keep_heap():
 
 @contextlib.contextmanager
 def signals_held():
-    """Hold SIGINT and SIGTERM back in this process, and in those that it starts meanwhile."""
-    numbers = {signal.SIGINT, signal.SIGTERM}
+    """Hold stop signals back in this process, and in those that it starts meanwhile."""
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     held = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -234,6 +234,7 @@ def end_with_parent():
     Ctrl-C, and SIGTERM to the process group, are for the parent to answer.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         parent = multiprocessing.parent_process().pid
@@ -266,7 +267,7 @@ def wrap(net, world):
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM ask to stop after the step; a second Ctrl-C stops at once.
+    """Ctrl-C, SIGTERM, a lost terminal ask to stop after the step; a second Ctrl-C stops at once.
 
     SIGTERM may come twice: from a scheduler to the whole group, and again from torchrun.
     """
@@ -275,6 +276,8 @@ class StopSignals:
         self.number = None
         signal.signal(signal.SIGINT, self.ask)
         signal.signal(signal.SIGTERM, self.ask)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, self.ask)
 
     def ask(self, number, frame):
         self.number = number

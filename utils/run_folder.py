@@ -14,10 +14,12 @@ MARKS = (  # a folder that holds one of these is a run's
     'log.jsonl', 'scores.json', 'rescore.json', 'latest.pth', 'best.pth', 'final.pth', 'step_*.pth',
 )  # fmt: skip
 WRITTEN_TO = ('log.jsonl', 'settings.py', 'machine.json', 'source.zip')  # others are replaced
-FILES = (*MARKS, 'settings.py', 'machine.json', 'source.zip', 'events.out.tfevents.*', '*.part')
+FILES = (*MARKS, 'settings.py', 'machine.json', 'source.zip', 'events.out.tfevents.*')
 # of eval.py and predict.py, where SAVE_DIR is the run's own folder
 FOLDERS = ('predictions', 'index', 'colour', 'overlay', 'probabilities', 'bases', 'compare')
+CHARTS = ('best.png', 'worst.png', 'confusion.png', 'classes.png')
 OUTPUTS = ('*.log', '*.out', '*.err')  # where people redirect what a run prints
+HARMLESS = (*FOLDERS, *CHARTS, *OUTPUTS, 'events.out.tfevents.*', '*.pth.*.part')
 
 
 def is_one_of(name, patterns):
@@ -38,6 +40,13 @@ def check(folder, data_root=None):
     that no run wrote.
     """
     real = os.path.realpath(folder)
+    if data_root and settings.DATASET == 'folder':
+        for name in ('images', 'labels'):
+            if inside(real, os.path.realpath(os.path.join(data_root, name))):
+                raise UsageError(
+                    f'{folder} lies among the {name} of {data_root}, which a run would mix with '
+                    'its files; choose another NAME, LOG_DIR or MODEL_DIR'
+                )
     for what, other in (('this project', PROJECT), ('the data set', data_root)):
         if other and inside(os.path.realpath(other), real):
             raise UsageError(
@@ -53,11 +62,11 @@ def check(folder, data_root=None):
             )
     if any(is_one_of(name, MARKS) for name in names):
         return
-    strange = [name for name in names if not is_one_of(name, FILES + FOLDERS + OUTPUTS)]
+    strange = [name for name in names if not is_one_of(name, HARMLESS)]
     if strange:
         raise UsageError(
-            f'{os.path.join(folder, strange[0])} was not written by a run, so {folder} is no '
-            "run's folder; choose another NAME, LOG_DIR or MODEL_DIR"
+            f'{os.path.join(folder, strange[0])} was not written by a run, and {folder} holds '
+            'none; choose another NAME, LOG_DIR or MODEL_DIR, or move it away'
         )
 
 
