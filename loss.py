@@ -1,8 +1,10 @@
-"""Losses of logits (b, n, h, w) and train ids (b, h, w): sum (b,) and count (b,) over pixels.
+"""A loss takes logits (b, n, h, w) and train ids (b, h, w), and returns sum (b,) and count (b,).
 
 A step divides all sums by all counts, over the global batch. An image without a valid pixel has a
-sum and a gradient of 0; every loss computes in float32 at least. LOSS_ARGS gives the arguments
-after these:
+sum and a gradient of 0; every loss computes in float32 at least. A loss of your own is a function
+here and a row in LOSSES. It gets one image at a time, unless its attribute `whole_batch` is True;
+one that counts images instead of pixels sets `per_image`. LOSS_ARGS gives its keyword-only
+arguments; all losses have these before them:
     ignore   train id of void pixels
     average  'all': the count is h * w, void included (official); 'valid': the valid pixels, or with
              `weight` the sum of their classes' weights (ohem: the number of hard pixels)
@@ -20,7 +22,10 @@ import settings
 from utils import config
 from utils.config import UsageError
 
-LIMITS = {'smoothing': (0, 0.99), 'threshold': (0, 1), 'keep': (1, 10**9)}  # others: 0 to 100
+LIMITS = {  # of arguments, both ends included
+    'smoothing': (0, 0.99), 'threshold': (0, 1), 'keep': (1, 10**9), 'gamma': (0, 100),
+    'eps': (0, 100),
+}  # fmt: skip
 
 
 def pixelwise(logits, label, ignore, weight=None, smoothing=0.0):
@@ -80,15 +85,19 @@ def ohem(
     return loss.masked_fill(~hard, 0).sum((1, 2)), count
 
 
+ohem.whole_batch = True  # it ranks the pixels of all images together
+
+
 def focal(logits, label, ignore, average, weight=None, *, gamma=2.0):
     """Return (1 - p)^gamma times cross entropy (Lin et al., ICCV 2017, equation 4).
 
     p is the probability of the true class.
     """
     loss = pixelwise(logits, label, ignore)
-    rest = -torch.expm1(-loss)  # 1 - p
-    rest = rest.clamp(min=torch.finfo(loss.dtype).tiny)  # at 0 the slope of its power is infinite
-    loss = weight_map(label, ignore, weight, loss.dtype) * rest**gamma * loss
+    one_minus_p = -torch.expm1(-loss)
+    # at 0 the slope of its power is infinite
+    one_minus_p = one_minus_p.clamp(min=torch.finfo(loss.dtype).tiny)
+    loss = weight_map(label, ignore, weight, loss.dtype) * one_minus_p**gamma * loss
     return loss.sum((1, 2)), divisor(label, ignore, average, weight, loss.dtype)
 
 
@@ -112,6 +121,9 @@ def dice(logits, label, ignore, average='all', weight=None, *, eps=1.0):
     return (parts * (1 - share)).sum(1) / total.masked_fill(total == 0, 1), (total > 0).to(p.dtype)
 
 
+dice.per_image = True
+
+
 def median_frequency(pixels_of_class, pixels_of_images_with_class):
     """Return class weights median(freq) / freq_c, 0 if absent (Eigen and Fergus, ICCV 2015).
 
@@ -127,17 +139,13 @@ LOSSES = {'ce': cross_entropy, 'ohem': ohem, 'focal': focal, 'dice': dice}
 
 
 class Criterion(nn.Module):
-    """The loss that settings name: logits (b, n, h, w), label (b, h, w) -> sum (b,), count (b,).
-
-    `whole_batch` says that it ranks the pixels of all its images together, `per_image` that it
-    counts images instead of pixels.
-    """
+    """The loss that settings name: logits (b, n, h, w), label (b, h, w) -> sum (b,), count (b,)."""
 
     def __init__(self, class_weights=None):
         super().__init__()
-        self.form = LOSSES[settings.LOSS]
-        self.whole_batch = self.form is ohem
-        self.per_image = self.form is dice  # its sums and counts are of images, not of pixels
+        self.function = LOSSES[settings.LOSS]
+        self.whole_batch = getattr(self.function, 'whole_batch', False)
+        self.per_image = getattr(self.function, 'per_image', False)
         self.arguments = {'ignore': settings.IGNORE_LABEL, 'average': settings.LOSS_AVG}
         self.arguments.update(settings.LOSS_ARGS)
         if class_weights is not None:
@@ -145,7 +153,7 @@ class Criterion(nn.Module):
         self.register_buffer('class_weights', class_weights, persistent=False)
 
     def forward(self, logits, label):
-        return self.form(logits, label, weight=self.class_weights, **self.arguments)
+        return self.function(logits, label, weight=self.class_weights, **self.arguments)
 
 
 def criterion(n_classes, class_weights=None):
@@ -159,9 +167,10 @@ def criterion(n_classes, class_weights=None):
             known = ', '.join(defaults) or 'none'
             raise UsageError(f'LOSS_ARGS: LOSS={settings.LOSS} has no {name!r}; it has {known}')
         kind = type(defaults[name])
-        low, high = LIMITS.get(name, (0, 100))
-        if type(value) not in (int, kind) or not low <= value <= high:
-            expected = f'{kind.__name__}, {low} to {high}'
+        low, high = LIMITS.get(name, (None, None))
+        is_kind = type(value) is kind or (type(value) is int and kind is float)
+        if not is_kind or (low is not None and not low <= value <= high):
+            expected = kind.__name__ if low is None else f'{kind.__name__}, {low} to {high}'
             raise UsageError(f'LOSS_ARGS: {name} = {value!r} is not valid; expected {expected}')
     if class_weights is not None and (len(class_weights) != n_classes or not any(class_weights)):
         raise UsageError(
