@@ -386,6 +386,9 @@ class TwoBatches:
     def check(self, count=16):
         pass
 
+    def digest(self):
+        return 'two batches'
+
     def batches(self, steps, rank, world):
         for image_seed, label_seed in zip(steps['input_seeds'], steps['label_seeds'], strict=True):
             image, label = (
