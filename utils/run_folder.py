@@ -62,7 +62,12 @@ def check(folder, data_root=None):
             )
     if any(is_one_of(name, MARKS) for name in names):
         return
-    strange = [name for name in names if not is_one_of(name, HARMLESS)]
+    strange = []
+    for name in names:
+        path = os.path.join(folder, name)
+        is_data = os.path.isfile(path) or os.path.isdir(path)  # not a device
+        if is_data and not is_one_of(name, HARMLESS):
+            strange.append(name)
     if strange:
         raise UsageError(
             f'{os.path.join(folder, strange[0])} was not written by a run, and {folder} holds '
