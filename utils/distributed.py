@@ -237,8 +237,9 @@ def end_with_parent():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        parent = multiprocessing.parent_process().pid
-        threading.Thread(target=obey_parent, args=[parent], daemon=True).start()
+        parent = multiprocessing.parent_process()
+        number = parent.pid if parent else os.getppid()  # a benchmark's is no such process
+        threading.Thread(target=obey_parent, args=[number], daemon=True).start()
     else:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
