@@ -21,7 +21,7 @@ from datasets.table import DATASETS
 from heads import HEADS
 from heads.blocks import Head, SettingsError
 from heads.psa import mask_side
-from utils import config, weights
+from utils import config
 from utils.config import UsageError, UserError
 from utils.conversion import FAMILIES, shown_name
 from utils.describe import (
@@ -40,9 +40,16 @@ from utils.describe import (
 from utils.kept import shown, sift
 from utils.older import OLDER, deep_with_strides_in_1x1
 from utils.printable import printable, shell_word
-from utils.weights import LARGEST, Report, check_kinds, check_optimizer, check_weights, wrong_entry
-
-read, save = weights.read, weights.save
+from utils.weights import (
+    LARGEST,
+    Report,
+    check_kinds,
+    check_optimizer,
+    check_weights,
+    read,
+    save,  # noqa: F401 (checkpoint.save)
+    wrong_entry,
+)
 
 # Settings that a run may change when it resumes.
 FREE = (
@@ -265,9 +272,9 @@ def outline(n_classes, values, path):
         except NotImplementedError:  # a head of one's own that computes with numbers
             net = network.build(n_classes, values)
     except SettingsError as e:
-        raise UsageError(f'{path}: {printable(e)[:400]}') from None
+        raise UsageError(f'{path}: {printable(e, most=400)}') from None
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as e:
-        raise UserError(f'{path}: {printable(str(e).splitlines()[0])[:400]}') from None
+        raise UserError(f'{path}: {printable(str(e).splitlines()[0], most=400)}') from None
     if sum(tensor.numel() for tensor in net.state_dict().values()) > LARGEST:
         raise UserError(
             f'{path}: the network that this file describes has more than {LARGEST:,} weights; '

@@ -18,7 +18,6 @@ import argparse
 import os
 import re
 import shutil
-import sys
 import textwrap
 from statistics import median
 
@@ -26,7 +25,7 @@ from utils import script
 from utils.config import UsageError, UserError
 from utils.printable import printable
 from utils.runs import number, read_runs
-from utils.table import cell, table
+from utils.table import LONGEST, table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACES = (  # where a run is, not what it is
@@ -113,8 +112,8 @@ def setting(run, name):
     """Return a setting as it is written on the command line; - if the run does not have it."""
     value = run.settings.get(name, '-')
     if isinstance(value, str) and value and value.isprintable():
-        return cell(value)
-    return cell(repr(value))
+        return printable(value, most=LONGEST)
+    return printable(repr(value), most=LONGEST)
 
 
 def code(run, first):
@@ -131,7 +130,7 @@ def code(run, first):
             names.append('-' + file)
         elif run.code[file] != first.code[file]:
             names.append(file)
-    return cell(', '.join(names)) or 'same'
+    return printable(', '.join(names)) or 'same'
 
 
 def differing_settings(runs):
@@ -217,7 +216,7 @@ def class_table(runs, width, markdown=False):
 
 
 def parser():
-    parser = script.Parser(__doc__, inputs='FOLDER', reads_settings=False)
+    parser = script.Parser(__doc__, inputs='FOLDER', reads_settings=False, is_report=True)
     parser.add_argument('--classes', action='store_true', help='a table of the IoU of each class')
     parser.add_argument('--em', action='store_true', help='columns of how the EM unit clustered')
     parser.add_argument('--markdown', action='store_true', help='tables for a document')
@@ -280,9 +279,7 @@ def main(flags):
         if flags.plot:
             save_curves(runs, flags.plot)
             print(f'\ncurves in {printable(flags.plot)}')
-    sys.stdout.flush()
-    is_lost = getattr(sys.stdout, 'lost', False)  # what is printed is its product
-    return 1 if problems or is_lost else 0
+    return 1 if problems else 0
 
 
 if __name__ == '__main__':

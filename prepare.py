@@ -190,7 +190,7 @@ def main(flags):
 
 def parser():
     """Return the parser of the command line."""
-    words = script.Parser(__doc__, inputs='NAME')
+    words = script.Parser(__doc__, inputs='NAME', is_report=True)
     words.add_argument('--root', metavar='DIR', help='DATA_ROOT')
     words.add_argument(
         '--split', metavar='NAME', default='', help='of --check and --cache; a,b: two'

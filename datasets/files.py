@@ -156,9 +156,12 @@ class LabelMap:
         unknown = ids == UNKNOWN
         if unknown.any():
             values = np.unique(raw[unknown])[:5].tolist()
+            hint = 'is DATASET right, and are these the labels that come with it?'
+            if values == [1] and raw.max() == 1:
+                hint = 'masks of 1 bit hold 0 and 1, whatever white is shown as: give 1 a line'
             raise UnknownValues(
                 f'{path}: label value {", ".join(map(str, values))} is not in {self.source}{note}; '
-                'is DATASET right, and are these the labels that come with it?',
+                f'{hint}',
                 path,
                 values,
             )

@@ -75,7 +75,7 @@ def label_colours(path, picture, colours):
             f'{expected}, this one holds {mode} pixels, colours; convert it, or use '
             'DATASET=folder, which reads colours by classes.txt'
         )
-    if mode == 'RGBA' and pixels[..., 3].min() < 255:
+    if 'transparency' in picture.info or (mode == 'RGBA' and pixels[..., 3].min() < 255):
         raise UserError(
             f'{path}: this label has transparent pixels, whose colour is not certain; paint them '
             'in a colour of the table and save it as RGB PNG'

@@ -119,6 +119,14 @@ def room(data, tmp_path):
     shutil.rmtree(tmp_path / 'models', ignore_errors=True)  # checkpoints are large
 
 
+@pytest.fixture
+def again(kept, tmp_path):
+    """A room with the network of the module's `kept` and logs of its own."""
+    room = Room(tmp_path, kept.data)
+    room.models = kept.models
+    return room
+
+
 # ------------------------------------------------------------------------------------------------------------ running
 
 

@@ -263,16 +263,7 @@ def test_mirror_images_mirror(crop):
 def many(tmp_path):
     """A network and a data set of pictures of several sizes."""
     make_camvid(tmp_path, sizes=[(40, 56)] * 2 + [(57, 41)], VAL_SPLIT='train')
-    put(
-        N_LAYERS=18,
-        STEM='plain',
-        PRETRAINED='',
-        EM_CHANNELS=32,
-        EM_BASES=8,
-        HEAD_CHANNELS=16,
-        AMP='off',
-        CROP_SIZE=41,
-    )
+    small_net(DATASET='camvid', AMP='off', CROP_SIZE=41)
     torch.manual_seed(1)
     return build(), dataset.Dataset('train', train=False)
 

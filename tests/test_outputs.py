@@ -521,14 +521,6 @@ def kept(data, tmp_path_factory):
     shutil.rmtree(room.models)
 
 
-@pytest.fixture
-def again(kept, tmp_path):
-    """A room with the same network and logs of its own."""
-    room = Room(tmp_path, kept.data)
-    room.models = kept.models
-    return room
-
-
 def full_stdout():
     os.dup2(os.open('/dev/full', os.O_WRONLY), 1)
 

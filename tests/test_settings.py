@@ -341,3 +341,11 @@ def test_recipes_that_come_along_are_sound():
 def test_settings_that_contradict_each_other(args, words):
     with pytest.raises(UsageError, match=words):
         override(args)
+
+
+@pytest.mark.parametrize('sign', ['-', '(', '[', '~'])
+def test_a_recipe_of_a_hundred_thousand_signs(sign, tmp_path):
+    path = recipe(tmp_path, f'LR = {sign * 100_000}1\n')
+    with pytest.raises(UsageError, match=r'trial\.py is not a recipe: \S') as e:
+        override([path])
+    assert len(str(e.value)) < 500

@@ -16,6 +16,7 @@ from helpers import put
 
 import dataset
 import settings
+from benchmarks.kills import same
 from utils import distributed, logger, run_folder
 from utils.config import UsageError, UserError
 
@@ -49,16 +50,6 @@ def contents(room, name, file):
     return content
 
 
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
 def logged(room, name):
     return [{k: v for k, v in line.items() if k != 'images_per_s'} for line in room.log(name)]
 
@@ -74,7 +65,7 @@ def test_a_run_killed_while_it_is_scored_is_scored_when_it_resumes(step, room):
     out = room.ok('train.py', *PART)
     assert f'resuming tiny at step {step}' in out and f'\nstep {step}: loss' in out
     for file in ('best', 'latest', 'final'):
-        assert equal(contents(room, 'straight', file), contents(room, 'tiny', file)), file
+        assert same(contents(room, 'straight', file), contents(room, 'tiny', file)), file
     assert room.checkpoint('latest')['to_score'] is None
     assert logged(room, 'straight') == logged(room, 'tiny')
     assert 'is finished' in room.ok('train.py', *PART)
@@ -104,7 +95,7 @@ def test_a_stop_at_a_step_that_is_scored(step, room):
     out = room.ok('train.py', *PART)
     assert f'\nstep {step}: loss' in out
     for file in ('best', 'latest', 'final'):
-        assert equal(contents(room, 'straight', file), contents(room, 'tiny', file)), file
+        assert same(contents(room, 'straight', file), contents(room, 'tiny', file)), file
     assert logged(room, 'straight') == logged(room, 'tiny')
 
 

@@ -194,7 +194,9 @@ def read_recipe(path):
             statements = ast.parse(f.read()).body
     except SyntaxError as e:
         raise UsageError(f'{path} is not a recipe: line {e.lineno}: {e.msg}') from None
-    except (ValueError, RecursionError, MemoryError) as e:
+    except (RecursionError, MemoryError):
+        raise UsageError(f'{path} is not a recipe: it is nested too deeply') from None
+    except ValueError as e:
         raise UsageError(f'{path} is not a recipe: {e}') from None
     written, lines = {}, {}
     for statement in statements:

@@ -227,8 +227,7 @@ def state_dict(file, path):
 
 def shown_name(name):
     """Return the name of a tensor, which may be anything, for a sentence."""
-    name = printable(name)
-    return name if len(name) <= 100 else name[:100] + '...'
+    return printable(name, most=100)
 
 
 def family_of(state, path):

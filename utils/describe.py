@@ -59,11 +59,6 @@ PSA_CELLS = 'head.directions.0.attention.1.weight'
 PSA_SECOND = 'head.directions.1.reduce.conv.weight'
 
 
-def current_settings(kept):
-    """Return translated() settings without those that are no setting today, or not a valid one."""
-    return sift(kept)[0]
-
-
 class File(NamedTuple):
     """A checkpoint file, read."""
 

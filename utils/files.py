@@ -56,7 +56,7 @@ def check_writable(folder):
         raise OSError(e.errno, e.strerror, folder) from None
 
 
-def protect(targets, inputs, folders=(), way_out='choose another SAVE_DIR'):
+def protect(targets, inputs, folders=()):
     """Raise UsageError if a file that is to be written would replace the user's own, or join them.
 
     Files and folders are compared as the file system knows them: through links, by any spelling.
@@ -81,7 +81,8 @@ def protect(targets, inputs, folders=(), way_out='choose another SAVE_DIR'):
             owner = taken.get(identity(folder)) or first_above(folder, deep)
             if owner:
                 raise UsageError(
-                    f'{target} would be written among files that are read, in {owner}; {way_out}'
+                    f'{target} would be written among files that are read, in {owner}; '
+                    'choose another SAVE_DIR'
                 )
 
 

@@ -5,6 +5,7 @@ import math
 from utils import config
 from utils.config import UserError
 from utils.older import translated
+from utils.printable import printable
 
 MANY = 1000  # plain values in one setting
 DEPTH = 5  # of dicts, tuples and lists in each other
@@ -55,8 +56,7 @@ def shown(value):
     """Return a kept value as it can be put into a sentence."""
     if not is_plain(value):
         return f'a {type(value).__name__} that is no setting'
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + '...'
+    return printable(repr(value), most=80)
 
 
 def sift(kept):

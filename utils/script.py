@@ -45,9 +45,10 @@ class Parser(argparse.ArgumentParser):
 
     inputs          what these are, for the help; None: it has none
     reads_settings  False: all of the words are inputs
+    is_report       what it prints is its product: the script has failed if that is lost
     """
 
-    def __init__(self, description, inputs=None, reads_settings=True):
+    def __init__(self, description, inputs=None, reads_settings=True, is_report=False):
         super().__init__(
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,6 +56,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.inputs = inputs
         self.reads_settings = reads_settings
+        self.is_report = is_report
         kinds = [inputs] if inputs else []
         if reads_settings:
             self.epilog = 'Settings are recipe files and KEY=value; settings.py lists them.'
@@ -204,6 +206,7 @@ def run(main, parser):
         out.flush()
         if out.lost:
             complain(f'stdout: {out.error.strerror}; what is printed is lost, files are whole')
+            status = status or int(parser.is_report)
         err.flush()
     distributed = sys.modules.get('torch.distributed')
     if status == 0 and distributed and distributed.is_initialized():

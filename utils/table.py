@@ -16,8 +16,8 @@ def table(rows, markdown=False, right=()):
     right  names of the columns that are aligned on the right, such as numbers; not in markdown
     """
     names = list(rows[0])
-    cells = [[cell(name) for name in names]]
-    cells += [[cell(row[name]) for name in names] for row in rows]
+    cells = [[printable(name, most=LONGEST) for name in names]]
+    cells += [[printable(row[name], most=LONGEST) for name in names] for row in rows]
     if markdown:
         return markdown_lines(cells)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -28,13 +28,6 @@ def table(rows, markdown=False, right=()):
             padded.append(text.rjust(width) if name in right else text.ljust(width))
         lines.append('  '.join(padded).rstrip())
     return lines
-
-
-def cell(text):
-    """Return text as it can be shown in a cell."""
-    if len(text) > LONGEST:
-        text = text[:LONGEST] + '...'
-    return printable(text)
 
 
 def markdown_lines(cells):
