@@ -41,7 +41,7 @@ def read_label(path, colours):
     else:
         values = label_colours(path, picture, colours)
     if picture.mode == 'P':
-        palette = np.array(picture.getpalette('RGB'), np.uint8).reshape(-1, 3)
+        palette = np.frombuffer(bytes(picture.getpalette('RGB')), np.uint8).reshape(-1, 3)
     return values, palette
 
 
