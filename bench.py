@@ -29,18 +29,26 @@ import train
 from benchmarks import measure
 from eval import predict, protocol
 from heads import HEADS
-from heads.blocks import Head
+from heads.blocks import Head, SettingsError
 from utils import config, distributed, script
 from utils.config import UsageError
+from utils.optim import make_optimizer
 from utils.table import table
 
-FORMS = (  # of the EMANet paper's Table 1, and of the heads' own papers
+FORMS = (  # of the EMANet paper's Table 1, of the heads' own papers, and EMANet on other trunks
     ('HEAD=ema', 'SECOND_CONV=False', 'EM_CHANNELS=512'),
     ('HEAD=ema', 'SECOND_CONV=False', 'EM_CHANNELS=256'),
     ('HEAD=deeplabv3', "HEAD_ARGS={'paper': True}"),
     ('HEAD=psp', 'HEAD_CHANNELS=512'),
     ('HEAD=psa', 'HEAD_CHANNELS=512'),
     ('HEAD=danet', 'HEAD_CHANNELS=512'),
+    ('HEAD=ema', 'TRUNK=convnext_tiny', 'STRIDE=32'),
+    ('HEAD=ema', 'TRUNK=densenet121', 'STRIDE=32'),
+    ('HEAD=ema', 'TRUNK=vit_b_16', 'STRIDE=16'),
+    ('HEAD=ladderdensenet', 'TRUNK=densenet121', 'STRIDE=32'),
+    ('HEAD=bisenet', 'TRUNK=xception39', 'STRIDE=32'),
+    ('HEAD=eprnet', 'TRUNK=eprnet', 'STRIDE=8'),
+    ('HEAD=setr', 'TRUNK=vit_b_16', 'STRIDE=16'),
 )
 
 
@@ -100,12 +108,7 @@ def training_step(world, variant):
     config.put({'BATCH_SIZE': settings.BATCH_SIZE // settings.ACCUMULATE, 'ACCUMULATE': 1})
     net, image, label = prepare(world, settings.BATCH_SIZE, variant)
     load_libraries(world, net)
-    optimizer = torch.optim.SGD(
-        train.param_groups(net),
-        lr=settings.LR,
-        momentum=settings.LR_MOM,
-        fused=variant != 'plain',
-    )
+    optimizer = make_optimizer(net, fused=variant != 'plain')
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.AMP == 'fp16')
     run = train.Run(world, None, None, net, optimizer, scaler, distributed.wrap(net, world))
     stream = itertools.repeat((image, label))
@@ -150,7 +153,10 @@ def time_steps(kind, variants, rounds, words=(), others=None):
     others  {name: function that returns seconds} that are timed with them
     Return {name: seconds of each round}, {variant: peak memory in MiB}.
     """
-    command = [__file__, *sys.argv[1:], *words, '--child', kind]
+    given = sys.argv[1:]
+    if any(word.startswith('TRUNK=') for word in words):
+        given = [word for word in given if word.partition('=')[0] not in config.OF_RESNET]
+    command = [__file__, *given, *words, '--child', kind]
     with measure.children(command, variants) as processes:
         steps = {variant: process.step for variant, process in processes.items()}
         seconds = measure.in_turn(steps | (others or {}), rounds, 2)
@@ -169,7 +175,7 @@ def bench_network(world, flags):
     if world.cuda:
         memory = 'peak of all tensors'
     print(
-        f'{settings.HEAD} on ResNet-{settings.N_LAYERS} at stride {settings.STRIDE}, '
+        f'{settings.HEAD} on {config.trunk_name()} at stride {settings.STRIDE}, '
         f'{image.shape[2]}x{image.shape[3]} pixels, {dataset.n_classes()} classes{compiled}\n'
         f'parameters {parameters(net):.2f} M; MACs {work:.2f} G per image, 2 FLOP each; '
         'training is counted as 3 forwards\n'
@@ -223,7 +229,11 @@ def bench_all(flags):
     rows = []
     for form in [(f'HEAD={head}',) for head in ('ema', *HEADS)] + list(FORMS):
         label, words = words_of(form)
-        row = {'HEAD': label} | size_cells(words)
+        try:
+            row = {'HEAD': label} | size_cells(words)
+        except SettingsError as e:  # a head that does not fit the trunk
+            print(e, flush=True)
+            continue
         if not flags.size:
             for kind in ('training', 'inference'):
                 row |= time_cells(kind, 'tuned', flags.rounds, words)
@@ -234,7 +244,7 @@ def bench_all(flags):
         rows.append(row | time_cells('inference', 'trunk', flags.rounds))
     height, width = config.sides(settings.CROP_SIZE)
     print(
-        f'ResNet-{settings.N_LAYERS} at stride {settings.STRIDE}, {width}x{height} pixels, '
+        f'{config.trunk_name()} at stride {settings.STRIDE}, {width}x{height} pixels, '
         f'{dataset.n_classes()} classes; '
         f'training batch {settings.BATCH_SIZE // settings.ACCUMULATE}, '
         f'inference batch {settings.TEST_BATCH}'
@@ -252,9 +262,11 @@ def words_of(form):
     head = form[0].removeprefix('HEAD=')
     words = list(form)
     kind = HEADS.get(head, Head)
-    if settings.STRIDE not in kind.strides:
+    on_another = any(word.startswith('TRUNK=') for word in words)
+    if settings.STRIDE not in kind.strides and not on_another:
         words.append(f'STRIDE={kind.strides[0]}')
-    if settings.N_LAYERS not in kind.layers:
+    on_resnet = settings.TRUNK == 'resnet' and not on_another
+    if settings.N_LAYERS not in kind.layers and on_resnet:
         words.append(f'N_LAYERS={kind.layers[0]}')
     label = ' '.join(words).removeprefix('HEAD=')
     if head != settings.HEAD:
@@ -265,9 +277,11 @@ def words_of(form):
 def size_cells(words):
     """Return the columns of a network's size, with further settings."""
     before = config.current()
-    config.override(words)
-    net = build().eval()
-    config.put(before)
+    try:
+        config.override(words)
+        net = build().eval()
+    finally:
+        config.put(before)
     image = net.normalise(pixels(1)[0])
     size, trunk_size = parameters(net), parameters(net.extractor)
     work, trunk_work = measure.macs(net, image), measure.macs(net.maps, image)

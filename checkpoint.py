@@ -16,30 +16,29 @@ import torchvision
 import dataset
 import network
 import settings
+from conversion import mmseg
+from conversion.describe import (
+    NETWORK,
+    TRUNK,
+    describe,
+    implied,
+    misfit,
+    open_file,
+    possible_strides,
+    published,
+    to_use,
+    trunk_settings,
+)
+from conversion.sentences import as_arguments, contradicted, contradiction, join, same, source
 from datasets.identity import table_digest
 from datasets.table import DATASETS
 from heads import HEADS
 from heads.blocks import Head, SettingsError
-from heads.psa import mask_side
 from utils import config
 from utils.config import UsageError, UserError
-from utils.conversion import FAMILIES, shown_name
-from utils.describe import (
-    NETWORK,
-    TRUNK,
-    as_arguments,
-    contradicted,
-    contradiction,
-    describe,
-    join,
-    open_file,
-    same,
-    source,
-    trunk_settings,
-)
 from utils.kept import shown, sift
 from utils.older import OLDER, deep_with_strides_in_1x1
-from utils.printable import printable, shell_word
+from utils.printable import printable, shell_word, shown_name
 from utils.weights import (
     LARGEST,
     Report,
@@ -55,7 +54,7 @@ from utils.weights import (
 FREE = (
     'NAME', 'ITER_MAX', 'ITER_LOG', 'ITER_VAL', 'ITER_SAVE', 'NUM_WORKERS', 'DEVICES', 'DATA_ROOT',
     'LOG_DIR', 'MODEL_DIR', 'CHECKPOINT', 'TEST_SCALES', 'TEST_FLIP', 'TEST_CROP', 'TEST_BASE_SIZE',
-    'TEST_SHORT_SIDE', 'TEST_LONG_SIDE', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT',
+    'TEST_SHORT_SIDE', 'TEST_BATCH', 'SAVE_DIR', 'COMPILE', 'PRETRAINED', 'INIT',
     'MAX_PIXELS',
 )  # fmt: skip
 
@@ -93,8 +92,6 @@ def differences(kept, names):
         if name in invalid:
             differ.append(f'{name} was {invalid[name]}, which this version does not know')
     apart = {'BN_MOM'}
-    if not old.get('ROTATE') and not now['ROTATE']:
-        apart.add('ROTATE_PROB')  # nothing reads it
     if 'BN_MOM' in names and 'BN_MOM' in old:
         was, momentum = config.bn_momentum(old), config.bn_momentum(now)
         if was != momentum and now['BN_MOM'] is None:
@@ -232,8 +229,9 @@ def compare(net, file, part=None):
             wrong.append(key)
     unexpected = [key for key in file.state if counts(key, part) and key not in ours]
     return Report(
-        file.path, file.format, matched, missing, wrong, unexpected, file.step, file.settings
-    )
+        file.path, file.format, matched, missing, wrong, unexpected, file.step, file.settings,
+        left_out=file.left_out,
+    )  # fmt: skip
 
 
 def copy(net, file, matched, part=None):
@@ -247,19 +245,6 @@ def copy(net, file, matched, part=None):
     with torch.no_grad():
         for key, value in ours.items():
             value.copy_(file.state[key])
-
-
-def misfit(file):
-    """Return what is wrong with a file whose tensors make no whole network."""
-    if file.is_trunk and trunk_settings(file.shapes):
-        return (
-            'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and '
-            'evaluation needs a whole network'
-        )
-    return (
-        'it does not fit: part of a file, two networks in one, or a network that is not here; '
-        'INIT=FILE loads what fits'
-    )
 
 
 def outline(n_classes, values, path):
@@ -291,17 +276,18 @@ def load_network(path, explicit=()):
     UserError says where tensors contradict them.
     """
     file = open_file(read(path), path)
+    mmseg.check(file)
     given = {}
     for name in (*NETWORK, 'N_CLASSES', 'CROP_SIZE', 'TEST_CROP'):
         if name in explicit and getattr(settings, name) is not None:
             given[name] = getattr(settings, name)
     try:
-        told, released = describe(file, given, mask_side)
+        told, released = describe(file, given)
     except (TypeError, ArithmeticError) as e:  # HEAD_ARGS are checked by the head, later
         raise UsageError(f'{path}: its settings or HEAD_ARGS are not valid ({e})') from None
-    strides = HEADS.get(told.get('HEAD'), Head).strides
+    strides = possible_strides(told)
     stride_unknown = not file.settings and not released
-    if stride_unknown and settings.STRIDE not in strides:
+    if stride_unknown and strides and settings.STRIDE not in strides:
         told['STRIDE'] = strides[0]
     described = join(released, told)
     differ = contradicted(given, described)
@@ -344,15 +330,16 @@ def load_weights(net, path, part=None):
     trunk = trunk_settings(file.shapes)
     if settings.STEM == 'caffe' and trunk.get('STEM') == 'plain':
         trunk['STEM'] = 'caffe'  # the same tensors
-    other = {name: value for name, value in trunk.items() if value != getattr(settings, name)}
+    other = to_use(trunk)
     if part == 'any' and other:
         raise UserError(
             f'{path} ({file.format}) has another trunk than settings describe; to start from it: '
-            f'{as_arguments(trunk)}'
+            f'{as_arguments(trunk | other)}'
         )
     mismatch = report.missing or report.wrong or report.unexpected
     if not report.matched or (mismatch and part != 'any'):
         if part != 'trunk':
+            mmseg.check(file)
             raise UserError(f'{report}; {misfit(file)}')
         if other:
             raise UserError(f'{report}; its trunk does not fit; to use it: {as_arguments(other)}')
@@ -366,9 +353,14 @@ def note(file, part):
     text = ''
     names = TRUNK if part == 'trunk' else NETWORK
     if file.foreign:
-        released = FAMILIES[file.family].released
+        told = implied(file.shapes)
+        released = published(file, told)
         other = {name: released[name] for name in names if name in released}
         other = {k: v for k, v in other.items() if not same(v, getattr(settings, k))}
+        args = other.pop('HEAD_ARGS', {})
+        if args and told['HEAD'] == settings.HEAD:
+            args = HEADS[settings.HEAD].differing(args, settings.HEAD_ARGS)
+            other |= {'HEAD_ARGS': args} if args else {}
         if other:
             text += f'; its makers have {as_arguments(other)}'
     differ = differences(file.kept, names) if part == 'any' else []
@@ -385,9 +377,12 @@ def load_trunk(net):
     if not path:
         return None
     if not os.path.isfile(path):
+        others = {'resnet': 'PRETRAINED=torchvision STEM=plain, or '}
+        if settings.TRUNK in torchvision.models.list_models():
+            others[settings.TRUNK] = 'PRETRAINED=torchvision, or '
         raise UserError(
             f'{path}: these trunk weights (PRETRAINED) are missing; docs/checkpoints.md, '
-            'Trunk weights, says where to get them. Others: PRETRAINED=torchvision STEM=plain, or '
+            f'Trunk weights, says where to get some. Others: {others.get(settings.TRUNK, "")}'
             'PRETRAINED= for training from scratch'
         )
     return load_weights(net, path, 'trunk')
@@ -395,10 +390,18 @@ def load_trunk(net):
 
 def fetch_torchvision():
     """Return the file with torchvision's weights for the trunk, fetched if it is not there."""
-    if settings.STEM == 'deep':
-        raise UsageError("PRETRAINED='torchvision' has the plain stem; use STEM=plain with it")
-    every = torchvision.models.get_model_weights(f'resnet{settings.N_LAYERS}')
-    weights = every['IMAGENET1K_V1']
+    name = settings.TRUNK
+    if name == 'resnet':
+        if settings.STEM not in ('plain', 'caffe'):
+            raise UsageError("PRETRAINED='torchvision' has the plain stem; use STEM=plain with it")
+        name = f'resnet{settings.N_LAYERS}'
+    try:
+        weights = torchvision.models.get_model_weights(name)['IMAGENET1K_V1']
+    except ValueError:
+        raise UsageError(
+            f'PRETRAINED=torchvision: torchvision has no TRUNK={name}; name a file, or train from '
+            'scratch with PRETRAINED='
+        ) from None
     path = os.path.join(settings.MODEL_DIR, 'pretrained', os.path.basename(weights.url))
     try:
         weights.get_state_dict(model_dir=os.path.dirname(path), check_hash=True)

@@ -33,7 +33,7 @@ PLACES = (  # where a run is, not what it is
     'MAX_PIXELS',
 )  # fmt: skip
 EM = ('em/entropy', 'em/bases_in_use', 'em/cosine')  # see network.EMAU.curves
-# in `views` of scores.json: TEST_BASE_SIZE, or TEST_SHORT_SIDE and TEST_LONG_SIDE
+# in `views` of scores.json: TEST_BASE_SIZE or TEST_SHORT_SIDE
 SIZE = r'of (\d+ pixels(?: on the short side(?:, at most \d+ on the long one)?)?)'
 RIGHT = ('steps', 'last mIoU', 'images/s', *EM)  # columns of plain figures
 

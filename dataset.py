@@ -92,6 +92,7 @@ class Dataset(torch.utils.data.Dataset):
             settings.IGNORE_LABEL,
             source.stores_train_ids,
             colours=settings.DATASET == 'folder',
+            hint=source.hint,
         )
         self.cache_dir = os.path.join(self.root, 'pixels')  # prepare.py --cache fills it
         self.cached = os.path.isdir(self.cache_dir)

@@ -80,6 +80,7 @@ def protocol():
     """Return the Protocol that settings describe."""
     crop = config.sides(settings.TEST_CROP) if settings.TEST_CROP else None
     training_crop = config.sides(settings.CROP_SIZE)
+    short, long = config.pair(settings.TEST_SHORT_SIDE, None)
     compact = settings.HEAD == 'psa' and settings.HEAD_ARGS.get('compact')
     if compact and crop != training_crop:
         raise UsageError(
@@ -91,8 +92,8 @@ def protocol():
         flip=settings.TEST_FLIP,
         crop=crop,
         base=settings.TEST_BASE_SIZE,
-        short=settings.TEST_SHORT_SIDE,
-        long=settings.TEST_LONG_SIDE,
+        short=short,
+        long=long,
         budget=settings.TEST_BATCH * math.prod(training_crop),
         stride=settings.STRIDE,
         form=settings.UPSAMPLE,
@@ -225,8 +226,7 @@ def mean_scores(net, image, p, mirrors):
 
 def at_scale(net, image, scale, p, single):
     """Return the mean of all views at one scale, at the size of the normalised images."""
-    h, w = image.shape[2:]
-    size = (h, w)
+    h, w = size = tuple(image.shape[2:])
     scaled = scaled_size(h, w, scale, p.base, p.short, p.long)
     if scale < 1 and min(scaled) < p.stride:
         raise UserError(

@@ -1,7 +1,7 @@
 """EMANet: Expectation-Maximization Attention Networks (Li et al., ICCV 2019).
 
 From the bottom up: the ResNet trunk, the EM attention unit EMAU (paper, section 3), the network
-and build(), which also makes its rivals. With heads/ and sync_bn/ this file works anywhere.
+and build(), which also makes its rivals. It needs heads/, sync_bn/, and for other trunks trunks/.
 
     net = build(n_classes, settings)    the network that settings describe, CPU, random weights
     net(image)                          logits (b, n, h, w) at the size of the image
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from heads import make_head
-from heads.blocks import ConvBNReLU, SettingsError
-from heads.fcn import FCNHead
+from heads.blocks import ConvBNReLU, check_arguments, group_norm
+from heads.curves import curves, statistics
+from heads.fcn import FCNHead, Joined
 from heads.frame import SegNet, fold  # noqa: F401 (fold: network.fold)
 from sync_bn import BatchNorm2d
 
@@ -95,6 +96,7 @@ def dilations(stride, blocks, grid=(1, 2, 4), first='half'):
     first   dilation of the first block of a dilated layer:
             'half'    half the layer's, without the grid (official EMANet, torchvision)
             'split'   the same, but a basic block's second convolution has all of it (GluonCV)
+            'once'    the same, but no basic block's second convolution is dilated (mmsegmentation)
             'layer4'  in layer4 all of it (detectron2 EMANet, official DANet)
             'all'     in layer3 too (semseg, detectron2 DANet)
     """
@@ -110,46 +112,49 @@ def dilations(stride, blocks, grid=(1, 2, 4), first='half'):
         layer = []
         for i in range(n):
             d = dilation * factors[i % len(factors)]
-            layer.append((1, d, d))
+            layer.append((1, d, 1 if first == 'once' else d))
         if not full:
-            second = dilation if first == 'split' else half
+            second = {'split': dilation, 'once': 1}.get(first, half)
             layer[0] = (1, half, second)
         plan.append(layer)
     return plan
 
 
-def deep_stem(norm):
-    """Return three 3x3 convolutions in place of one 7x7: (b, 3, h, w) -> (b, 128, h / 2, w / 2)."""
+def deep_stem(c, norm):
+    """Return three 3x3 convolutions in place of one 7x7: (b, 3, h, w) -> (b, 2 c, h / 2, w / 2)."""
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, 2, 1, bias=False),
-        norm(64),
+        nn.Conv2d(3, c, 3, 2, 1, bias=False),
+        norm(c),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, 64, 3, 1, 1, bias=False),
-        norm(64),
+        nn.Conv2d(c, c, 3, 1, 1, bias=False),
+        norm(c),
         nn.ReLU(inplace=True),
-        nn.Conv2d(64, 128, 3, 1, 1, bias=False),
+        nn.Conv2d(c, 2 * c, 3, 1, 1, bias=False),
     )
 
 
 class ResNet(nn.Sequential):
     """The trunk (He et al., CVPR 2016), dilated: (stem convolutions, norm, relu, pool, layer1..4).
 
-    stem        'deep': three 3x3 convolutions; 'plain': one 7x7, as torchvision; 'caffe': one 7x7,
-                and bottlenecks have their stride in the first 1x1, as detectron2's
+    stem        'deep': three 3x3 convolutions; 'v1c': the same, half as wide, as mmsegmentation's;
+                'plain': one 7x7, as torchvision; 'caffe': one 7x7, and bottlenecks have their
+                stride in the first 1x1, as detectron2's
     stride      input pixels per pixel of the last map: 8, 16 or 32
     grid, first see dilations()
     norm        number of channels -> batch norm
-    The attribute `widths` holds the channels of the four maps.
+    Attributes: `widths` are the channels of the four maps, `strides` their input pixels per pixel.
     """
+
+    allowed = (8, 16, 32)  # values of `stride`
 
     def __init__(
         self, n_layers=101, stem='deep', stride=8, grid=(1, 2, 4), first='half', norm=BatchNorm2d
     ):
         block, blocks = RESNETS[n_layers]
-        if stem == 'deep':
-            c, convs = 128, deep_stem(norm)
-        else:
-            c, convs = 64, nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        c = 128 if stem == 'deep' else 64
+        convs = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        if stem in ('deep', 'v1c'):
+            convs = deep_stem(c // 2, norm)
         layers = [convs, norm(c), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
         widths = []
         for i, plan in enumerate(dilations(stride, blocks, grid, first)):
@@ -161,6 +166,7 @@ class ResNet(nn.Sequential):
             widths.append(c)
         super().__init__(*layers)
         self.stride = stride
+        self.strides = [4, 8, min(16, stride), stride]
         self.widths = widths
         for m in self.modules():
             if stem == 'caffe' and isinstance(m, Bottleneck):
@@ -214,8 +220,10 @@ class EMAU(nn.Module):
     Same numbers, fewer products.
 
     In training the buffer `statistics` (k + 2,) holds, of the last batch, the mean of z, the mean
-    entropy of z and the mean cosine of the bases: see curves().
+    entropy of z and the mean cosine of the bases: see heads/curves.py.
     """
+
+    curves = staticmethod(curves)
 
     def __init__(
         self,
@@ -296,32 +304,11 @@ class EMAU(nn.Module):
             # sums over pixels exceed the range of float16
             y, mu, z = self.attend(x.float() if x.dtype == torch.float16 else x)
             if self.training:
-                self.watch(z.detach(), mu.detach())
+                self.statistics.copy_(statistics(z.detach(), mu.detach()))
         y = self.conv2(y.relu_()).add_(x).relu_()
         if maps:
             return y, mu, z.transpose(1, 2).unflatten(2, x.shape[2:])
         return y, mu
-
-    def watch(self, z, mu):
-        """Fill `statistics` from responsibilities z (b, n, k) and bases mu (b, c, k)."""
-        k = z.shape[2]
-        entropy = torch.special.entr(z).sum(2).mean() / math.log(max(k, 2))
-        unit = F.normalize(mu, dim=1)
-        cosines = unit.sum(2).square().sum(1) - unit.square().sum((1, 2))  # b, over ordered pairs
-        cosine = cosines.mean() / max(k * (k - 1), 1)
-        self.statistics.copy_(torch.cat([z.mean((0, 1)), entropy[None], cosine[None]]))
-
-    @staticmethod
-    def curves(statistics):
-        """Return the curves that a run logs, {name: value}, of `statistics`, k + 2 numbers.
-
-        em/entropy       mean entropy of z over log k: 0 = one basis per pixel, 1 = uniform
-        em/bases_in_use  exp of the entropy of the mean of z: 1 to k
-        em/cosine        mean cosine between two bases: 1 = all alike
-        """
-        *shares, entropy, cosine = statistics
-        in_use = math.exp(-sum(p * math.log(p) for p in shares if p > 0))
-        return {'em/entropy': entropy, 'em/bases_in_use': in_use, 'em/cosine': cosine}
 
     @torch.no_grad()
     def update_bases(self, mu):
@@ -340,28 +327,41 @@ class EMANet(SegNet):
     width    of the 3x3 convolution after the unit; 0: none (the head of the paper's Table 1)
     dropout  probability of dropping a channel before the classifier
     norm     number of channels -> batch norm, for the convolutions outside trunk and unit
+    mmseg    mmsegmentation's: a further 3x3 reads the trunk's map too, mean bases are normalised
     frame    further arguments of SegNet
     """
 
     def __init__(
-        self, trunk, n_classes, unit=None, width=256, dropout=0.1, norm=BatchNorm2d, **frame
+        self,
+        trunk,
+        n_classes,
+        unit=None,
+        width=256,
+        dropout=0.1,
+        norm=BatchNorm2d,
+        mmseg=False,
+        **frame,
     ):
         super().__init__(trunk, None, **frame)
         unit = unit or EMAU(512, 64, norm_layer=norm)
         c = unit.conv1.in_channels
         self.fc0 = ConvBNReLU(trunk.widths[3], c, 3, norm)
         self.emau = unit
-        self.fc1 = nn.Sequential()
-        if width:
-            self.fc1.append(ConvBNReLU(c, width, 3, norm))
-        self.fc1.append(nn.Dropout2d(dropout))
+        self.mmseg = mmseg
+        convs = [ConvBNReLU(c, width, 3, norm)] if width else []
+        self.fc1 = nn.Sequential(*convs, nn.Dropout2d(dropout))
+        if mmseg:
+            self.fc1 = Joined(trunk.widths[3], c, width or c, norm, dropout)
         self.fc2 = nn.Conv2d(width or c, n_classes, 1)
 
     def decode(self, maps, image=None):
         x, mu = self.emau(self.fc0(maps[3]))
-        return {'out': self.fc2(self.fc1(x)), 'mu': mu}
+        x = self.fc1(x, maps[3]) if self.mmseg else self.fc1(x)
+        return {'out': self.fc2(x), 'mu': mu}
 
     def update_bases(self, mu):
+        if self.mmseg:
+            mu = self.emau.normalise(mu[None])[0]
         self.emau.update_bases(mu)
 
     def statistics(self):
@@ -370,50 +370,51 @@ class EMANet(SegNet):
     def attention(self, image):
         """Return the share z (b, k, h', w') of each basis in each pixel of the unit's map."""
         _, _, z = self.emau(self.fc0(self.maps(image)[3]), maps=True)
-        return z
+        return self.uncovered(z, image.shape[2:])
 
 
 # ------------------------------------------------------------------------ what settings describe
 
 
+def make_trunk(settings, norm):
+    """Return the trunk that settings describe; `norm` is number of channels -> batch norm."""
+    if settings.TRUNK != 'resnet':
+        import trunks
+
+        return trunks.make_trunk(settings, norm)
+    s = settings
+    return ResNet(s.N_LAYERS, s.STEM, s.STRIDE, s.MULTI_GRID, s.FIRST_BLOCK, norm)
+
+
+def make_unit(settings, norm):
+    """Return the EM unit that settings describe."""
+    s = settings
+    options = {'momentum': s.EM_MOM, 'update': s.EM_UPDATE, 'norm': s.EM_NORM, 'grad': s.EM_GRAD}
+    return EMAU(s.EM_CHANNELS, s.EM_BASES, s.STAGE_NUM, **options, norm_layer=norm)
+
+
 def build(n_classes, settings, criterion=None, bn_momentum=0.1):
     """Return the network that settings describe, on the CPU, with random weights.
 
-    settings   the module, or anything with its names as attributes
+    settings   object with their names as attributes; SettingsError if they do not go together
     criterion  the loss, see SegNet; None: the network can only predict
-    Settings that do not go together raise SettingsError.
     """
-    norm = functools.partial(BatchNorm2d, momentum=bn_momentum)
-    trunk = ResNet(
-        settings.N_LAYERS,
-        settings.STEM,
-        settings.STRIDE,
-        settings.MULTI_GRID,
-        settings.FIRST_BLOCK,
-        norm,
-    )
+    batch_norm = functools.partial(BatchNorm2d, momentum=bn_momentum)
+    norm = batch_norm if settings.NORM == 'batch' else group_norm
+    trunk = make_trunk(settings, norm)
     head = unit = aux = None
     if settings.HEAD == 'ema':
-        if settings.HEAD_ARGS:
-            raise SettingsError('HEAD_ARGS: HEAD=ema has no arguments; use EM_BASES, EM_NORM, ...')
-        unit = EMAU(
-            settings.EM_CHANNELS,
-            settings.EM_BASES,
-            settings.STAGE_NUM,
-            momentum=settings.EM_MOM,
-            update=settings.EM_UPDATE,
-            norm=settings.EM_NORM,
-            grad=settings.EM_GRAD,
-            norm_layer=norm,
-        )
+        check_arguments('ema', settings.HEAD_ARGS, {'mmseg': bool})
+        unit = make_unit(settings, norm)
     else:
-        head = make_head(settings, trunk.widths, n_classes, norm)
+        head = make_head(settings, trunk.widths, n_classes, norm, trunk.strides, trunk.allowed)
     if settings.AUX_WEIGHT:
-        aux_head = FCNHead(trunk.widths[2], n_classes, 256, settings.DROPOUT, norm)
-        aux = settings.AUX_WEIGHT, aux_head
+        c = trunk.widths[2]
+        aux = settings.AUX_WEIGHT, FCNHead(c, n_classes, min(c, 256), settings.DROPOUT, norm)
     frame = {'criterion': criterion, 'aux': aux, 'mean': settings.MEAN, 'std': settings.STD}
     frame |= {'channels': settings.CHANNELS, 'upsample': settings.UPSAMPLE}
     if head is not None:
         return SegNet(trunk, head, **frame)
     width = settings.HEAD_CHANNELS if settings.SECOND_CONV else 0
+    frame |= settings.HEAD_ARGS
     return EMANet(trunk, n_classes, unit, width, settings.DROPOUT, norm, **frame)

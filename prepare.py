@@ -17,6 +17,7 @@ import signal
 
 import dataset
 import settings
+from conversion.sentences import as_argument
 from datasets import table
 from preparation import check, convert, download
 from preparation.archives import contains
@@ -33,7 +34,6 @@ from preparation.sources import (
 )
 from utils import config, script
 from utils.config import UsageError, UserError
-from utils.describe import as_argument
 from utils.table import table as text_table
 
 
@@ -53,8 +53,10 @@ def overview():
             size = as_size(sum(archive.gb for archive in archives))
         elif name == 'shapes':
             text = 'nothing; it is drawn'
-        else:
+        elif name == 'folder':
             text = 'nothing; it is your own'
+        else:
+            text = f'nothing; `python prepare.py {name}` says how to get it'
         rows.append({'NAME': name, 'SIZE': size, 'WHAT IS FETCHED': text})
     rows.append({'NAME': 'weights', 'SIZE': '', 'WHAT IS FETCHED': ', '.join(WEIGHTS)})
     return text_table(rows)
@@ -70,8 +72,11 @@ def root_folder(name):
         return dataset.locate(entry)
     except UserError:
         folders = [ROOTS[name]] if name in ROOTS else entry.folders
-        if not folders or name not in SOURCES:
-            raise
+        if name not in SOURCES:
+            raise UserError(
+                f'{name} is not in DATA_ROOT = {settings.DATA_ROOT!r}, and has no address to fetch '
+                f'it from: {entry.get}'
+            ) from None
         return os.path.join(settings.DATA_ROOT, folders[0])
 
 

@@ -29,10 +29,11 @@ NUM_WORKERS: int = 4  # loader processes per training process; 0 = load in the t
 
 # ---- augmentation, in this order; SCALES and SHORT_SIDE: two values are a range, else a choice
 SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)  # of the image
-SHORT_SIDE: tuple[int, ...] | None = None  # pixels: whole images instead of crops; padding is void
-LONG_SIDE: int = 0  # pixels: with SHORT_SIDE, the long side is never longer; 0 = no limit
-ROTATE: float = 0.0  # degrees, at most, either way
-ROTATE_PROB: float = 1.0  # probability of a rotation (semseg: 0.5)
+BASE_SIZE: int | None = None  # pixels: long side of an image at scale 1; None = as it is
+# pixels: whole images instead of crops; or ((sides), limit of the long side); padding is void
+SHORT_SIDE: tuple[int, ...] | tuple[tuple[int, ...], int] | None = None
+# degrees, at most, either way; or these and the probability of a rotation (semseg: (10, 0.5))
+ROTATE: float | tuple[float, float] = 0.0
 CROP_SIZE: int | tuple[int, int] = 513  # pixels: the side, or (height, width)
 CAT_MAX_RATIO: float = 1.0  # crops with a larger share of one class are drawn again; 1 = never
 BLUR: float = 0.0  # probability of a 5x5 Gaussian blur
@@ -42,15 +43,17 @@ FLIP: float = 0.5  # probability of a mirror image
 # ---- network
 HEAD: str = 'ema'  # or a name in heads.HEADS
 HEAD_ARGS: dict = {}  # further arguments of the head: its file in heads/ lists them
+TRUNK: str = 'resnet'  # with N_LAYERS layers; or a name in trunks.TRUNKS
 N_LAYERS: Literal[18, 34, 50, 101, 152] = 101
-STEM: Literal['deep', 'plain', 'caffe'] = 'deep'  # see network.ResNet
+STEM: Literal['deep', 'v1c', 'plain', 'caffe'] = 'deep'  # see network.ResNet
 STRIDE: Literal[8, 16, 32] = 8  # input pixels per pixel of the trunk's output
 MULTI_GRID: tuple[int, int, int] = (1, 2, 4)  # multiplies the dilations of layer4's blocks
-FIRST_BLOCK: Literal['half', 'split', 'layer4', 'all'] = 'half'  # see network.dilations
+FIRST_BLOCK: Literal['half', 'split', 'once', 'layer4', 'all'] = 'half'  # network.dilations
 # the trunk's weights: a file, or 'torchvision'; '' = from scratch
 PRETRAINED: str = './models/pretrained/resnet101-2a57e44d.pth'
 INIT: str = ''  # another segmentation checkpoint to start from; what fits is loaded
 BN_MOM: float | None = None  # weight of the new batch; None = 3e-4 from weights, 0.1 from scratch
+NORM: Literal['batch', 'group'] = 'batch'  # in trunk and head; group: for one or two images
 DROPOUT: float = 0.1  # probability of dropping a channel before the classifier
 AUX_WEIGHT: float = 0.0  # weight of the loss of a second head on layer3; 0 = no such head
 UPSAMPLE: Literal['corners', 'centres', 'crop'] = 'corners'  # of logits, see heads/frame.py
@@ -68,15 +71,17 @@ EM_GRAD: bool = False  # True = gradient through the last responsibilities
 BATCH_SIZE: int = 16  # images per step, over all devices and accumulation
 ACCUMULATE: int = 1  # parts a batch is cut into, one after the other on the device
 ITER_MAX: int = 30000  # steps
-LR: float = 9e-3
+OPTIMIZER: Literal['sgd', 'nag', 'adam', 'adamw'] = 'sgd'  # nag: SGD with Nesterov's momentum
+LR: float = 9e-3  # with adamw: 1e-4 or less
 LR_MIN: float = 0.0  # the rate falls towards this, or (in steps) no lower; mmsegmentation: 1e-4
-LR_MOM: float = 0.9  # momentum of SGD
+LR_MOM: float = 0.9  # momentum of SGD, the first beta of Adam
 WEIGHT_DECAY: float = 1e-4
-DECAY: Literal['conv', 'all'] = 'conv'  # what decays: convolution weights, or all parameters
-BIAS_LR_MULT: float = 2.0  # learning rate of biases, times LR
+# what decays: weights of convolutions and linear layers, or all parameters
+DECAY: Literal['conv', 'all'] = 'conv'
+BIAS_LR_MULT: float = 2.0  # learning rate of biases, times LR; with adamw 1 is usual
 HEAD_LR_MULT: float = 1.0  # learning rate of all that is not trunk, times LR
-LR_POLICY: Literal['poly', 'cosine'] | tuple[int, ...] = 'poly'  # or steps: to a tenth at each
-POLY_POWER: float = 0.9
+# 'poly' has the power 0.9, a number is another power; or steps: to a tenth at each
+LR_POLICY: Literal['poly', 'cosine'] | tuple[int, ...] | float = 'poly'
 LR_DECAY: int = 10  # poly is refreshed at steps this divides (official); 0 = before every step
 WARMUP: int = 0  # steps of linear warm-up from a thousandth
 LOSS: str = 'ce'  # a name in loss.LOSSES
@@ -97,7 +102,7 @@ TEST_SCALES: tuple[float, ...] = (1.0,)  # the paper's: (0.5, 0.75, 1.0, 1.25, 1
 TEST_FLIP: bool = False  # mirror images, too
 TEST_CROP: int | tuple[int, int] | None = None  # pixels: windows of this size; None = whole images
 TEST_BASE_SIZE: int | None = None  # pixels: long side of an image at scale 1; None = as it is
-TEST_SHORT_SIDE: int | None = None  # pixels: short side at scale 1, as detectron2; None = as it is
-TEST_LONG_SIDE: int | None = None  # pixels: with TEST_SHORT_SIDE, never longer; None = no limit
+# pixels: short side at scale 1, as detectron2, or (short side, limit of the long one); None = as is
+TEST_SHORT_SIDE: int | tuple[int, int] | None = None
 TEST_BATCH: int = 4  # crops (CROP_SIZE) whose pixels go through the network at once: bounds memory
 SAVE_DIR: str = ''  # folder for predictions: pictures, overlays, charts, server files; '' = none

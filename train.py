@@ -22,7 +22,7 @@ import settings
 from eval import evaluate, protocol
 from utils import config, distributed, logger, run_folder, script
 from utils.config import UsageError, UserError
-from utils.optim import param_groups
+from utils.optim import doubts, make_optimizer, param_groups  # noqa: F401 (train.param_groups)
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
 LOGGED_IMAGES = 4  # of the validation split, with their predictions
@@ -57,12 +57,13 @@ def learning_rate(step):
         falls = sum(done >= at for at in settings.LR_POLICY)
         rate = max(settings.LR * 0.1**falls, settings.LR_MIN)
     else:
+        power = {'poly': 0.9, 'cosine': None}.get(settings.LR_POLICY, settings.LR_POLICY)
         factor = 0.5 * (1 + math.cos(math.pi * done / settings.ITER_MAX))
-        if settings.LR_POLICY == 'poly':
+        if power is not None:
             at = done
             if settings.LR_DECAY:  # the official code counts from 1 here
                 at = step // settings.LR_DECAY * settings.LR_DECAY
-            factor = (1 - at / settings.ITER_MAX) ** settings.POLY_POWER
+            factor = (1 - at / settings.ITER_MAX) ** power
         rate = (settings.LR - settings.LR_MIN) * factor + settings.LR_MIN
     if done < settings.WARMUP:
         rate *= 1e-3 + (1 - 1e-3) * done / settings.WARMUP
@@ -92,9 +93,7 @@ def setup():
     criterion = losses.criterion(dataset.n_classes(), dataset.class_weights(data, world))
     momentum = config.bn_momentum(config.current())
     net = network.build(dataset.n_classes(), settings, criterion, momentum)
-    optimizer = torch.optim.SGD(
-        param_groups(net), lr=settings.LR, momentum=settings.LR_MOM, fused=True
-    )
+    optimizer = make_optimizer(net)
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.AMP == 'fp16')
     net.to(world.device, memory_format=torch.channels_last)
 
@@ -148,7 +147,7 @@ def check(world, data, val):
         )
     if settings.AMP == 'fp16' and not world.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
-    warnings = data.check() or []
+    warnings = doubts() + (data.check() or [])
     if val:
         if not val.labelled:
             raise UsageError(

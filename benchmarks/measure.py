@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+import torchvision.ops  # noqa: F401 (torch.ops.torchvision)
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import config, distributed, script
@@ -132,12 +135,23 @@ def convolution(world, half):
 # --------------------------------------------------------------------------------------------- size
 
 
+def deformable_flops(x, weight, *args, out_shape, **options):
+    """Return the FLOP of torchvision's deformable convolution, from shapes; sampling is not one."""
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+
 @torch.no_grad()
 def macs(function, x):
     """Return the multiply-accumulates of function(x), of convolutions and matrix products, in G."""
-    with FlopCounterMode(display=False) as counter:
-        function(x)
-    return counter.get_total_flops() / 2e9
+    more = {torch.ops.torchvision.deform_conv2d: deformable_flops}
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its kernels are not counted
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=more) as c:
+            function(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
+    return c.get_total_flops() / 2e9
 
 
 def proc(file, field):

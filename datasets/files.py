@@ -121,11 +121,13 @@ class LabelMap:
     ignore            train id of void
     stores_train_ids  (part of a label's folder/name, 'id' or 'id + 1') of such files: table.Entry
     colours           whether colour pictures are labels, by the colours of the table
+    hint              what labels with values that the table lacks may be
     """
 
-    def __init__(self, classes, void, ignore, stores_train_ids=(), colours=False):
+    def __init__(self, classes, void, ignore, stores_train_ids=(), colours=False, hint=''):
         self.source = last_two(classes.path)
         self.stores_train_ids = stores_train_ids
+        self.hint = hint
         self.tables = value_tables(classes, void, ignore)
         self.check_palette = PaletteCheck(classes, ignore, self.source)
         self.colours = colour_table(classes, ignore) if colours else None
@@ -156,7 +158,7 @@ class LabelMap:
         unknown = ids == UNKNOWN
         if unknown.any():
             values = np.unique(raw[unknown])[:5].tolist()
-            hint = 'is DATASET right, and are these the labels that come with it?'
+            hint = self.hint or 'is DATASET right, and are these the labels that come with it?'
             if values == [1] and raw.max() == 1:
                 hint = 'masks of 1 bit hold 0 and 1, whatever white is shown as: give 1 a line'
             raise UnknownValues(

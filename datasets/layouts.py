@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.lists import Missing, read_list, read_pairs
+from datasets.lists import Missing, read_columns, read_list, read_pairs, slashes
 from datasets.panoptic import read_panoptic
 from utils.config import UserError
 
@@ -37,6 +37,9 @@ class Listing(NamedTuple):
     labels: dict | None  # {name: path or Segments}; None = there are no labels
     image_dir: str
     label_dir: str
+    # {name: that of its image, or label, from the folder on}, where it is another
+    image_names: dict = {}
+    label_names: dict = {}
 
 
 def all_names(images, labels):
@@ -83,21 +86,6 @@ def name_of(file, endings):
     return None
 
 
-def unaccepted(folder, name, endings):
-    """Return a file in a folder that seems meant by `name`, but has another ending, or None.
-
-    Such are name.json and name.jpg.png.
-    """
-    if not os.path.isdir(folder):
-        return None
-    files = []
-    for file in os.listdir(folder):
-        stem = name_of(file, endings)
-        if name in (os.path.splitext(file)[0], bare_name(stem or '')) and stem != name:
-            files.append(file)
-    return os.path.join(folder, min(files)) if files else None
-
-
 def first(root, *choices):
     """Return the first of these folders or files that exists, else the first of all."""
     paths = [os.path.normpath(os.path.join(root, choice)) for choice in choices]
@@ -123,7 +111,7 @@ def read_names(path, known=()):
 
 def bare_name(path):
     """Return the name of an image path without folders and ending; other dots are part of it."""
-    name, ending = os.path.splitext(path.replace('\\', '/').rpartition('/')[2])
+    name, ending = os.path.splitext(slashes(path).rpartition('/')[2])
     return name if ending.lower() in IMAGES else name + ending
 
 
@@ -241,12 +229,17 @@ def cityscapes(root, split):
             endings = with_endings(f'_{kind}_labelIds', LABELS)
             labels.update(find_files(label_dir, endings, deep=True))
         names = all_names(images, labels)
-        listings.append(Listing(names, images, labels, image_dir, label_dir))
+        endings = longer(names, '_leftImg8bit'), longer(names, f'_{kind}_labelIds')
+        listings.append(Listing(names, images, labels, image_dir, label_dir, *endings))
     return listings
 
 
 def with_endings(text, endings):
     return tuple(text + ending for ending in endings)
+
+
+def longer(names, ending):
+    return {name: name + ending for name in names}
 
 
 def coco_images(root, split):
@@ -366,3 +359,59 @@ def nyuv2(root, split):
         names = read_names(path, images)
         listings.append(Listing(names, images, labels, image_dir, label_dir))
     return listings
+
+
+def bdd100k(root, split):
+    """List images/SPLIT/ and labels/SPLIT/ with NAME_train_id.png, or sem_seg/masks/ of 2021."""
+    image_dir = first(root, 'images/' + split, 'images/10k/' + split)
+    label_dir = first(root, 'labels/' + split, 'labels/sem_seg/masks/' + split)
+    ending = '' if os.path.join('sem_seg', 'masks') in label_dir else '_train_id'
+    images, labels = find_files(image_dir), None
+    if split != 'test':
+        labels = find_files(label_dir, with_endings(ending, LABELS))
+    names = all_names(images, labels)
+    return [Listing(names, images, labels, image_dir, label_dir, {}, longer(names, ending))]
+
+
+def mapillary(root, split):
+    """List Vistas 1.x: training/ validation/ testing/ with images/ and labels/, or v1.2/labels/."""
+    listings = []
+    for part in parts(split):
+        folder = {'train': 'training', 'val': 'validation', 'test': 'testing'}[part]
+        image_dir = os.path.join(root, folder, 'images')
+        label_dir = first(root, folder + '/labels', folder + '/v1.2/labels')
+        images, labels = find_files(image_dir), None
+        if part != 'test':
+            newer = os.path.join(root, folder, 'v2.0/labels')
+            if os.path.isdir(newer) and not os.path.isdir(label_dir):
+                raise UserError(
+                    f'{newer}: these labels are of version 2.0, which has other classes; those of '
+                    f'version 1.2 are read: unpack them, too, into {folder}/v1.2/labels'
+                )
+            labels = find_files(label_dir, LABELS)
+        listings.append(Listing(all_names(images, labels), images, labels, image_dir, label_dir))
+    return listings
+
+
+def aeroscapes(root, split):
+    """List JPEGImages/ and SegmentationClass/ by ImageSets/trn.txt and val.txt."""
+    image_dir, label_dir = os.path.join(root, 'JPEGImages'), os.path.join(root, 'SegmentationClass')
+    images, labels = find_files(image_dir), find_files(label_dir, LABELS)
+    path = os.path.join(root, 'ImageSets', {'train': 'trn', 'val': 'val'}[split] + '.txt')
+    return [Listing(read_names(path, images), images, labels, image_dir, label_dir)]
+
+
+def sunrgbd(root, split):
+    """List train.txt or test.txt (val is its test, too), with an image and its label on each line.
+
+    Their paths start at the data set's folder, or at images/ and labels/ in it.
+    """
+    path = os.path.join(root, ('train' if split == 'train' else 'test') + '.txt')
+    pairs = read_columns(root, path, ('images', 'labels'))
+    images, labels, image_names, label_names = {}, {}, {}, {}
+    for image, label in pairs.items():
+        for paths, names, file in ((images, image_names, image), (labels, label_names, label)):
+            names[image] = os.path.splitext(file)[0]
+            if os.path.isfile(os.path.join(root, file)):
+                paths[image] = os.path.join(root, file)
+    return [Listing(list(pairs), images, labels, root, root, image_names, label_names)]

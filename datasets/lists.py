@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from utils.config import UserError
 
@@ -37,6 +38,52 @@ def read_list(path):
     return [line for line in lines if line]
 
 
+def read_columns(root, path, folders):
+    """Return {image: label} of a list with two paths a line, in which there are no blanks.
+
+    Each path starts at `root` or at its one of two `folders` there, or is absolute; those that are
+    returned start at `root`, or are absolute. UserError if an image has two labels.
+    """
+    pairs = {}
+    for line in read_list(path):
+        words = slashes(line).split()
+        if len(words) != 2:
+            raise UserError(
+                f'{path}: {line!r} is not the path of an image and that of its label; '
+                'is the list whole?'
+            )
+        image, label = map(place, (root, root), folders, words)
+        other = pairs.setdefault(image, label)
+        if other != label:
+            raise UserError(
+                f'{path}: the image {image} has two labels, {other} and {label}; '
+                'remove one of the lines'
+            )
+    return pairs
+
+
+def place(root, folder, file):
+    """Return where a file lies, from `root` on: there, or in its `folder`; or as an absolute path.
+
+    Of a missing one it is the place that its own folders suggest.
+    """
+    file = Path(file)  # without `./`
+    if file.is_relative_to(os.path.abspath(root)):
+        file = file.relative_to(os.path.abspath(root))
+    file = str(file)
+    inside = os.path.join(folder, file)
+    for path in (file, inside):
+        if os.path.isfile(os.path.join(root, path)):
+            return path
+    start = os.path.dirname(file)
+    return file if start and os.path.isdir(os.path.join(root, start)) else inside
+
+
+def slashes(text):
+    """Return a path as other systems than Windows write it."""
+    return text.replace('\\', '/')
+
+
 def read_pairs(root, path, alone=False):
     """Return [(image, label)] of a list with two paths a line; [] if each line names one file.
 
@@ -55,7 +102,7 @@ def read_pairs(root, path, alone=False):
             f'{path}: {single[0]!r} names one file, other lines an image and its label; '
             'give every line both'
         )
-    images = [os.path.join(root, line) for line in single]
+    images = [file_at(root, line) for line in single]
     if alone and any(map(os.path.isfile, images)):
         for image in images:
             if not os.path.isfile(image):
@@ -64,16 +111,24 @@ def read_pairs(root, path, alone=False):
     return pairs
 
 
+def file_at(root, file):
+    """Return the path of a file that a list names from `root` on, perhaps as Windows writes it."""
+    path = os.path.join(root, file)
+    if '\\' in file and not os.path.isfile(path):
+        return os.path.join(root, slashes(file))
+    return path
+
+
 def split_line(root, path, line):
     """Return the two files that a line of the list `path` names; None if it names one."""
-    if os.path.isfile(os.path.join(root, line)):
+    if os.path.isfile(file_at(root, line)):
         return None
     blank = '\t' if '\t' in line else ' '
     words = line.split(blank)
     cuts = []
     for i in range(1, len(words)):
         image, label = ' '.join(words[:i]).strip(), ' '.join(words[i:]).strip()
-        cuts.append((os.path.join(root, image), os.path.join(root, label)))
+        cuts.append((file_at(root, image), file_at(root, label)))
     for image, label in cuts:
         if os.path.isfile(image) and os.path.isfile(label):
             return image, label

@@ -23,6 +23,15 @@ from utils import config
 from utils.config import UsageError, UserError
 
 
+class Lost(NamedTuple):
+    """A file that a Listing names and that is missing."""
+
+    name: str  # without ending, from the folder on
+    kind: str  # 'image' or 'label'
+    folder: str
+    sample: str  # its name in the Listing
+
+
 class Entry(NamedTuple):
     """A data set."""
 
@@ -35,6 +44,7 @@ class Entry(NamedTuple):
     # (part of a label's folder/name, 'id' or 'id + 1') of files that store train ids, or these + 1
     stores_train_ids: tuple = ()
     classes: str = ''  # its class table, if not classes/NAME.txt
+    hint: str = ''  # what labels with values that its table lacks may be
     make: Callable | None = None  # (root) -> makes it, if it can be made
     server: str = ''  # folder in which its benchmark's server wants predictions
 
@@ -46,15 +56,24 @@ def pair(listings):
         check_accepted(listing)
         lost = lost_files(listing)
         if lost:
-            name, kind, folder = lost[0]
-            count = [other for _, other, _ in lost].count(kind)
+            name, kind, folder, sample = lost[0]
+            count = [other.kind for other in lost].count(kind)
             raise UserError(
                 f'{os.path.join(folder, name)}: this {kind} is missing, {count} of '
-                f'{len(listing.names)} are; unpack the whole archive, or mend the list (an image '
-                'and its label have one name)'
+                f'{len(listing.names)} are; {advice(listing, sample)}'
             )
         pairs += pairs_of(listing, listing.names)
     return pairs
+
+
+def advice(listing, name):
+    """Return what to do about a missing image or label of this name in a Listing."""
+    image, label = listing.image_names.get(name, name), listing.label_names.get(name, name)
+    if image == label:
+        return 'unpack the whole archive, or mend the list (an image and its label have one name)'
+    if label.startswith(name):
+        return f'unpack the whole archive (the label of {image} is {label})'
+    return 'unpack the whole archive, or mend the list (a line names an image and its label)'
 
 
 def check_accepted(listing):
@@ -66,10 +85,13 @@ def check_accepted(listing):
     if not listing.images and not lost and os.path.isdir(listing.image_dir):
         items = os.scandir(listing.image_dir)
         files = sorted(i.name for i in items if i.is_file() and not i.name.startswith('.'))[:1]
-        lost = [(os.path.splitext(file)[0], 'image', listing.image_dir) for file in files]
-    for name, kind, folder in lost[:1] + lost[-1:]:
+        names = [os.path.splitext(file)[0] for file in files]
+        lost = [Lost(name, 'image', listing.image_dir, name) for name in names]
+    for name, kind, folder, sample in lost[:1] + lost[-1:]:
+        folder, name = os.path.split(os.path.join(folder, name))
         endings = layouts.LABELS if kind == 'label' else layouts.IMAGES
-        other = layouts.unaccepted(folder, name, endings)
+        check_ending(folder, name, kind, sample, endings)
+        other = unaccepted(folder, name, endings)
         if other:
             raise UserError(
                 f'{other}: this {kind} is there, but not accepted, only {name} with the ending '
@@ -77,14 +99,47 @@ def check_accepted(listing):
             )
 
 
+def check_ending(folder, name, kind, sample, endings):
+    """Raise UserError if a missing file is there, but its name lacks what the data set's end with.
+
+    Such is NAME.png, where NAME_train_id.png is expected.
+    """
+    if not name.startswith(sample) or name == sample or not os.path.isdir(folder):
+        return
+    for item in layouts.walk(folder, deep=True):
+        if layouts.name_of(item.name, endings) == sample:
+            raise UserError(
+                f'{item.path}: this {kind} is there, but {settings.DATASET} expects the name '
+                f'{name}{item.name[len(sample) :]}; rename it and those like it, if they are '
+                'what its makers call so'
+            )
+
+
+def unaccepted(folder, name, endings):
+    """Return a file in a folder that seems meant by `name`, but has another ending, or None.
+
+    Such are name.json and name.jpg.png.
+    """
+    if not os.path.isdir(folder):
+        return None
+    files = []
+    for file in os.listdir(folder):
+        stem = layouts.name_of(file, endings)
+        if name in (os.path.splitext(file)[0], layouts.bare_name(stem or '')) and stem != name:
+            files.append(file)
+    return os.path.join(folder, min(files)) if files else None
+
+
 def lost_files(listing):
-    """Return [(name, 'image' or 'label', folder)] of the files of a Listing that are missing."""
-    files = [('image', listing.images, listing.image_dir)]
+    """Return the files of a Listing that are missing, as Lost."""
+    files = [('image', listing.images, listing.image_dir, listing.image_names)]
     if listing.labels is not None:
-        files.append(('label', listing.labels, listing.label_dir))
+        files.append(('label', listing.labels, listing.label_dir, listing.label_names))
     lost = []
-    for kind, paths, folder in files:
-        lost += [(name, kind, folder) for name in listing.names if name not in paths]
+    for kind, paths, folder, names in files:
+        for name in listing.names:
+            if name not in paths:
+                lost.append(Lost(names.get(name, name), kind, folder, name))
     return lost
 
 
@@ -110,7 +165,7 @@ def missing(listings):
     """Return the paths, without ending, of the files that Listings name and that do not exist."""
     paths = []
     for listing in listings:
-        paths += [os.path.join(folder, name) for name, _, folder in lost_files(listing)]
+        paths += [os.path.join(lost.folder, lost.name) for lost in lost_files(listing)]
     return paths
 
 
@@ -214,6 +269,45 @@ DATASETS = {
         get='python prepare.py nyuv2 makes it (images/ labels40/ train.txt val.txt)',
         void=(0,),
     ),
+    'bdd100k': Entry(
+        layouts.bdd100k,
+        {'train': 7000, 'val': 1000, 'test': 2000},
+        folders=('bdd100k/seg', 'bdd100k', 'BDD/seg'),
+        markers=('images',),
+        get='fetch the 10K images and the labels for semantic segmentation of BDD100K from its '
+        'site (https://bdd-data.berkeley.edu, with an account) and unpack them into bdd100k/seg/ '
+        '(images/SPLIT/ and labels/SPLIT/, labels NAME_train_id.png)',
+    ),
+    'mapillary': Entry(
+        layouts.mapillary,
+        {'train': 18000, 'val': 2000, 'trainval': 20000, 'test': 5000},
+        folders=('mapillary', 'Mapillary', 'mapillary-vistas'),
+        markers=('training', 'validation'),
+        get='fetch Mapillary Vistas from https://www.mapillary.com/dataset/vistas (with an '
+        'account) and unpack it into mapillary/ (training/ validation/ testing/, each with '
+        'images/, the first two with labels/ of version 1.x)',
+        void=(65,),
+        hint='those of Vistas 1.2 are read, and version 2.0 has other classes: take v1.2/labels/',
+    ),
+    'sunrgbd': Entry(
+        layouts.sunrgbd,
+        {'train': 5285, 'val': 5050, 'test': 5050},
+        folders=('sunrgbd', 'SUNRGBD'),
+        markers=('images', 'labels'),
+        get='fetch SUN RGB-D from https://rgbd.cs.princeton.edu, and put its pictures and labels '
+        '(PNG of the 37 classes, 0 is void) into sunrgbd/images/ and labels/, with train.txt and '
+        'test.txt, an image and its label on each line',
+        void=(0,),
+    ),
+    'aeroscapes': Entry(
+        layouts.aeroscapes,
+        {'train': 2621, 'val': 648},
+        folders=('aeroscapes', 'Aeroscapes'),
+        markers=('SegmentationClass',),
+        get='fetch aeroscapes.tar.gz as https://github.com/ishann/aeroscapes says and unpack it '
+        'there (aeroscapes/ with JPEGImages/ SegmentationClass/ ImageSets/)',
+        void=(),
+    ),
     'folder': Entry(
         layouts.folder,
         None,
@@ -238,8 +332,16 @@ def entry():
 
 
 def locate(source):
-    """Return the folder of an Entry, in DATA_ROOT or DATA_ROOT itself; make it if possible."""
-    roots = [os.path.join(settings.DATA_ROOT, folder) for folder in source.folders]
+    """Return the folder of an Entry, in DATA_ROOT or DATA_ROOT itself; make it if possible.
+
+    DATA_ROOT may also be a folder on the way: VOCdevkit of VOCdevkit/VOC2012.
+    """
+    folders = list(source.folders)
+    for folder in source.folders:
+        while '/' in folder:
+            folder = folder.partition('/')[2]
+            folders.append(folder)
+    roots = [os.path.join(settings.DATA_ROOT, folder) for folder in dict.fromkeys(folders)]
     roots.append(settings.DATA_ROOT)
     for root in roots:
         for marker in source.markers or ('',):

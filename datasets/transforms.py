@@ -2,8 +2,9 @@
 
 It works on uint8 arrays, by one map for image and label. Scale and crop window are drawn first,
 and only the source pixels that the crop needs are resized. A crop that reaches beyond the scaled
-image is padded with the mean colour and void, on the right and at the bottom. With SHORT_SIDE the
-crop is the whole scaled image.
+image is padded with the mean colour and void, on the right and at the bottom. Scales are those of
+the image, or with BASE_SIZE of an image whose long side that is. With SHORT_SIDE the crop is the
+whole scaled image.
 """
 
 import math
@@ -18,7 +19,7 @@ import torchvision.transforms.v2.functional as tv
 import settings
 from utils import config
 
-DENOMINATOR = 32  # the largest of a scale; see span()
+DENOMINATOR = 32  # of a scale, at most, where the size need not be met exactly; see span()
 
 
 def span(scale, start, length, size):
@@ -34,6 +35,18 @@ def span(scale, start, length, size):
     blocks = max(start // p - 1, 0)
     stop = min(size, math.ceil((start + length) / scale) + 1)
     return blocks * q, stop, start - blocks * p
+
+
+def scale_to(length, size):
+    """Return a Fraction p / q, q as small as may be, that makes `size` pixels `length`: whole ones.
+
+    The exact quotient mostly has a large q, for which span() would read nearly the whole axis.
+    """
+    middle = Fraction(2 * length + 1, 2 * size)  # of all scales that do
+    limit = DENOMINATOR
+    while int(size * middle.limit_denominator(limit)) != length:
+        limit *= 2
+    return middle.limit_denominator(limit)
 
 
 def resize_crop(image, scale, top, left, height, width, smooth=False):
@@ -89,10 +102,11 @@ class Augment:
 
     def __init__(self):
         self.scales = settings.SCALES
-        self.short_side = settings.SHORT_SIDE
-        self.long_side = settings.LONG_SIDE
-        self.rotate = settings.ROTATE
-        self.rotate_prob = settings.ROTATE_PROB
+        self.base = settings.BASE_SIZE
+        self.short_side, self.long_side = settings.SHORT_SIDE, None
+        if isinstance((self.short_side or [0])[0], tuple):
+            self.short_side, self.long_side = settings.SHORT_SIDE
+        self.rotate, self.rotate_prob = config.pair(settings.ROTATE, 1.0)
         self.crop = config.sides(settings.CROP_SIZE)
         self.cat_max_ratio = settings.CAT_MAX_RATIO
         self.blur = settings.BLUR
@@ -150,14 +164,17 @@ class Augment:
                 factor = self.scales[0] + draw * (self.scales[1] - self.scales[0])
             else:
                 factor = self.scales[int(draw * len(self.scales))]
-            scale = Fraction(factor).limit_denominator(DENOMINATOR)
-            scale = max(scale, Fraction(1, DENOMINATOR))
+            if self.base:
+                scale = scale_to(max(1, round(factor * self.base)), max(size))
+            else:
+                scale = Fraction(factor).limit_denominator(DENOMINATOR)
+                scale = max(scale, Fraction(1, DENOMINATOR))
         if 2 * scale * min(size) <= 1:  # not even one pixel would be left
             return Fraction(1, min(size))
         return scale
 
     def degrees(self, draw):
-        """Return the angle, -ROTATE..ROTATE, for a number in 0..1; None from ROTATE_PROB on."""
+        """Return the angle, -ROTATE..ROTATE, for a number in 0..1; None from its probability on."""
         if not self.rotate or draw >= self.rotate_prob:
             return None
         return self.rotate * (2 * draw / self.rotate_prob - 1)

@@ -53,6 +53,8 @@ class A2Net(Framed):
     width  channels of the map that the block works on
     """
 
+    mark = 'block.feature.'
+
     def __init__(self, widths, n_classes, *, channels, dropout, norm, width: int = 512):
         block = DoubleAttention(width, norm)
         super().__init__(widths[3], n_classes, block, width, channels, dropout, norm)

@@ -20,15 +20,25 @@ class ConvBNReLU(nn.Module):
     At stride 1 the size stays the same. `norm` makes a batch norm from a number of channels.
     """
 
-    def __init__(self, c_in, c_out, kernel, norm, stride=1, dilation=1):
+    def __init__(self, c_in, c_out, kernel, norm, stride=1, dilation=1, groups=1):
         super().__init__()
         padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
         self.bn = norm(c_out)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
         return self.relu(self.bn(self.conv(x)))
+
+
+def group_norm(c):
+    """Return a group norm of c channels in 32 groups, or fewer, as divide c.
+
+    Below 64 channels a group has at least 4 of them: maps pooled to 1x1 would be nothing but signs.
+    """
+    most = 32 if c >= 64 else max(c // 4, 1)
+    groups = next(n for n in range(most, 0, -1) if c % n == 0)
+    return nn.GroupNorm(groups, c)
 
 
 class Head(nn.Module):
@@ -49,9 +59,25 @@ class Head(nn.Module):
     aux_weights = ()  # weights of the losses of its 'aux' outputs, in order
     main_weight = 1.0  # weight of the loss of 'out'
     strides = (8, 16, 32)  # of the trunk that it works with
-    layers = (18, 34, 50, 101, 152)  # of the trunk that it works with
+    layers = (18, 34, 50, 101, 152)  # of the ResNet that it works with
+    reads_c1 = False  # as a map of stride 4, which not every trunk has
     # forward also gets image=(b, 3, h, w), normalised, and trunk: image -> [c1, c2, c3, c4]
     sees_image = False
+    # beginning of the name, after 'head.', of a tensor that files of this head have, and none of a
+    # later one in heads.HEADS; so files without settings are known
+    mark = ''
+    # {beginning of a tensor's name in MXNetSeg's files: its beginning here}; the longest counts.
+    # The leaves gamma, beta and alpha, and the trunk, are translated in conversion/gluon.py
+    mxnet = {}
+    mxnet_settings = {}  # settings that those files need, HEAD_ARGS among them, and no tensor tells
+
+    @classmethod
+    def told(cls, shapes):
+        """Return those of its own arguments that the tensors {name: shape} of a file tell."""
+        has_aux = any(name.startswith('head.aux.') for name in shapes)
+        if 'aux' in cls.arguments() and not has_aux:
+            return {'aux': False}
+        return {}
 
     @classmethod
     def arguments(cls):
@@ -59,6 +85,12 @@ class Head(nn.Module):
         common = ('self', 'widths', 'n_classes', 'channels', 'dropout', 'norm')
         parameters = inspect.signature(cls.__init__).parameters
         return {name: p.annotation for name, p in parameters.items() if name not in common}
+
+    @classmethod
+    def differing(cls, values, others):
+        """Return those of its arguments `values` that `others`, or by default it, has otherwise."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return {k: v for k, v in values.items() if others.get(k, parameters[k].default) != v}
 
     @classmethod
     def defaults(cls, settings):

@@ -19,22 +19,11 @@ plain energies); one classifier.
     - its images: CHANNELS='bgr', STD=(1/255,) * 3; its logits: UPSAMPLE='crop'
 """
 
-import math
-
 import torch
 from torch import nn
 
-from heads.blocks import ConvBNReLU, Head
-
-
-def energies(q, k):
-    """Return q^T k (b, n, m) of (b, c, n) and (b, c, m), in float32 at least.
-
-    A softmax follows, and nothing scales them down: half precision would change its result.
-    """
-    with torch.autocast(q.device.type, enabled=False):
-        kind = torch.promote_types(q.dtype, torch.float32)
-        return q.to(kind).transpose(1, 2) @ k.to(kind)
+from heads.blocks import ConvBNReLU, Head, group_norm
+from heads.pooling import energies
 
 
 class PAM(nn.Module):
@@ -96,24 +85,46 @@ class CAM(nn.Module):
         return y + x
 
 
-def group_norm(c):
-    """Return a group norm of 32 groups, or fewer where they do not divide the channels."""
-    return nn.GroupNorm(math.gcd(32, c), c)
-
-
 class DANet(Head):
     """DANet's head.
 
-    d2  the detectron2 form, see above
+    d2   the detectron2 form, see above
+    aux  False: no classifiers on the streams, as in files that were trained without
     """
 
+    mark = 'position.'
+    mxnet = {
+        'head.compress_pam.': 'head.position.0.',
+        'head.pam.query_conv.': 'head.position.1.query.',
+        'head.pam.key_conv.': 'head.position.1.key.',
+        'head.pam.value_conv.': 'head.position.1.value.',
+        'head.pam.gamma': 'head.position.1.gamma',
+        'head.proj_pam.': 'head.position.2.',
+        'head.compress_cam.': 'head.channel.0.',
+        'head.cam.gamma': 'head.channel.1.gamma',
+        'head.proj_cam.': 'head.channel.2.',
+        'head.head.1.': 'head.out.1.',
+        'aux_head.0.1.': 'head.aux.0.1.',
+        'aux_head.1.1.': 'head.aux.1.1.',
+    }
     aux_weights = (1.0, 1.0)  # position stream, channel stream; none with d2
 
-    def __init__(self, widths, n_classes, *, channels, dropout, norm, d2: bool = False):
+    def __init__(
+        self,
+        widths,
+        n_classes,
+        *,
+        channels,
+        dropout,
+        norm,
+        d2: bool = False,
+        aux: bool = True,
+    ):
         super().__init__()
         self.d2 = d2
-        if d2:
+        if d2 or not aux:
             self.aux_weights = ()
+        if d2:
             norm = group_norm
             dropout = 0
         c = widths[-1]
@@ -126,10 +137,17 @@ class DANet(Head):
         if not d2:
             self.position.append(ConvBNReLU(channels, channels, 3, norm))
             self.channel.append(ConvBNReLU(channels, channels, 3, norm))
+        if self.aux_weights:
             self.aux = nn.ModuleList([classifier(), classifier()])
         self.out = classifier()
         if d2:
             self.start_as_detectron2()
+
+    @classmethod
+    def told(cls, shapes):
+        if 'head.position.1.gamma' not in shapes:
+            return {'d2': True}
+        return {'d2': False} | super().told(shapes)
 
     def start_as_detectron2(self):
         """Draw the convolutions' weights as the detectron2 version does."""
@@ -141,6 +159,6 @@ class DANet(Head):
     def forward(self, c1, c2, c3, c4):
         position, channel = self.position(c4), self.channel(c4)
         outputs = {'out': self.out(position + channel)}
-        if self.training and not self.d2:
+        if self.training and self.aux_weights:
             outputs['aux'] = [self.aux[0](position), self.aux[1](channel)]
         return outputs

@@ -26,6 +26,22 @@ class DenseASPP(Head):
     rates    dilation of each step
     """
 
+    mark = 'steps.'
+    mxnet = {
+        'head.dense_aspp.dilate1.': 'head.steps.0.0.',
+        'head.dense_aspp.dilate2.': 'head.steps.1.1.',
+        'head.dense_aspp.dilate3.': 'head.steps.2.1.',
+        'head.dense_aspp.dilate4.': 'head.steps.3.1.',
+        'head.dense_aspp.dilate5.': 'head.steps.4.1.',
+        'head.dense_aspp.trans1.': 'head.steps.1.0.',
+        'head.dense_aspp.trans2.': 'head.steps.2.0.',
+        'head.dense_aspp.trans3.': 'head.steps.3.0.',
+        'head.dense_aspp.trans4.': 'head.steps.4.0.',
+        'head.dense_aspp.projection.': 'head.project.0.',
+        'head.head.conv1.': 'head.out.0.',
+        'head.head.conv2.': 'head.out.2.',
+    }
+
     def __init__(
         self,
         widths,

@@ -16,7 +16,7 @@ class SegNet(nn.Module):
 
     So nn.DataParallel moves bytes, and its devices share the work of the loss.
 
-    trunk      a network.ResNet
+    trunk      a network.ResNet, or one of trunks/
     head       a heads.blocks.Head; None where a subclass decodes by itself
     criterion  (logits (b, n, h, w), label (b, h, w)) -> sum (b,), count (b,); with an attribute
                `whole_batch` that is True it gets the whole batch at once, else image by image.
@@ -47,6 +47,9 @@ class SegNet(nn.Module):
         self.aux_weights = ()
         if head is not None:
             self.head = head
+            if head.sees_image and hasattr(trunk, 'pad'):  # it looks at half the image, too:
+                trunk.multiple *= 2  # both are padded alike
+                trunk.smallest *= 2
             self.main_weight = head.main_weight
             self.aux_weights = head.aux_weights
         self.layer3_weight = 0.0
@@ -84,8 +87,23 @@ class SegNet(nn.Module):
         return self.head(*maps)
 
     def enlarge(self, logits, size):
-        """Return logits (b, n, h', w') at size (h, w)."""
-        return upsample(logits, size, self.upsample, self.extractor.stride)
+        """Return logits (b, n, h', w') at size (h, w), without what the trunk pads images with."""
+        padded = getattr(self.extractor, 'padded', tuple)(size)
+        logits = upsample(logits, padded, self.upsample, self.extractor.stride)
+        return logits[..., : size[0], : size[1]]
+
+    def uncovered(self, maps, size):
+        """Return maps (b, k, h', w') of images (h, w) without what the trunk pads images with."""
+        padded = getattr(self.extractor, 'padded', tuple)(size)
+        if padded == tuple(size):
+            return maps
+        shares = [n / m for n, m in zip(size, padded, strict=True)]  # of the image in each side
+        sides = [max(round(n * share), 1) for n, share in zip(maps.shape[2:], shares, strict=True)]
+        y, x = shares
+        corner = torch.tensor([[[x, 0, x - 1], [0, y, y - 1]]], dtype=maps.dtype)
+        places = corner.to(maps.device).expand(len(maps), -1, -1)
+        grid = F.affine_grid(places, [*maps.shape[:2], *sides], align_corners=False)
+        return F.grid_sample(maps, grid, padding_mode='border', align_corners=False)
 
     def forward(self, image, label=None):
         """Return logits (b, n, h, w) of images (b, 3, h, w), or with labels (b, h, w) the loss.
@@ -101,10 +119,13 @@ class SegNet(nn.Module):
     def compute(self, image, label):
         """Return what forward returns, in the precision in force."""
         image = self.normalise(image)
+        size = image.shape[2:]
+        if hasattr(self.extractor, 'pad'):
+            image = self.extractor.pad(image)
         maps = self.maps(image)
         outputs = self.decode(maps, image)
         if label is None:
-            return self.enlarge(outputs['out'], image.shape[2:])
+            return self.enlarge(outputs['out'], size)
         main_sum, count = self.loss(outputs['out'], label)
         loss_sum = self.main_weight * main_sum
         further = []

@@ -5,13 +5,16 @@ the width, and a batch norm that starts at zero, so it starts as the identity.
 
 Departures from the paper:
     - the products are divided by the root of their length (usual today)
-    - EMANet's frame around the block, so that only the block differs
+    - EMANet's frame around the block, so that only the block differs; mmseg=True: mmsegmentation's,
+      whose 3x3 after the block is followed by one over the trunk's map and that, all of them
+      HEAD_CHANNELS = 512 wide
     - torch's fused kernel computes the (hw x hw) attention where there is one
 """
 
 import torch.nn.functional as F
 from torch import nn
 
+from heads.fcn import Classifier, Joined
 from heads.pooling import Framed
 
 
@@ -42,8 +45,38 @@ class NonLocal(Framed):
     """The non-local network's head.
 
     width  channels of the map that the block works on
+    mmseg  the form of mmsegmentation, see above; then `width` is not used
     """
 
-    def __init__(self, widths, n_classes, *, channels, dropout, norm, width: int = 512):
+    mark = 'block.query.'
+
+    def __init__(
+        self,
+        widths,
+        n_classes,
+        *,
+        channels,
+        dropout,
+        norm,
+        width: int = 512,
+        mmseg: bool = False,
+    ):
+        if mmseg:
+            width = channels
         block = NonLocalBlock(width, norm)
         super().__init__(widths[3], n_classes, block, width, channels, dropout, norm)
+        self.joined = None
+        if mmseg:
+            self.joined = Joined(widths[3], width, channels, norm, 0)
+            self.out = Classifier(channels, n_classes, dropout)
+
+    @classmethod
+    def told(cls, shapes):
+        if 'head.joined.conv.conv.weight' in shapes:
+            return {'mmseg': True}
+        return {}
+
+    def forward(self, c1, c2, c3, c4):
+        if self.joined is None:
+            return super().forward(c1, c2, c3, c4)
+        return {'out': self.out(self.joined(self.block(self.reduce(c4)), c4))}

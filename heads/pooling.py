@@ -1,4 +1,4 @@
-"""Blocks for several heads: pyramid pooling, atrous pyramid, top-down step, EMANet's frame."""
+"""Blocks for several heads: pyramids, gates, the top-down step, energies, EMANet's frame."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,21 @@ from heads.blocks import ConvBNReLU, Head
 from heads.fcn import FCNHead
 
 
-def up(x, like):
-    """Resize x to the height and width of `like`, bilinear with align_corners."""
+def up(x, like, corners=True):
+    """Resize x to the height and width of `like`, bilinear; `corners` is align_corners."""
     if x.shape[2:] == like.shape[2:]:
         return x
-    return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=True)
+    return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=corners)
+
+
+def energies(q, k):
+    """Return q^T k (b, n, m) of (b, c, n) and (b, c, m), in float32 at least.
+
+    A softmax follows, and nothing scales them down: half precision would change its result.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        kind = torch.promote_types(q.dtype, torch.float32)
+        return q.to(kind).transpose(1, 2) @ k.to(kind)
 
 
 class GlobalFlow(ConvBNReLU):
@@ -28,14 +38,35 @@ class GlobalFlow(ConvBNReLU):
         return super().forward(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
 
 
+class Separable(nn.Sequential):
+    """Depthwise 3x3 and 1x1, each with batch norm and ReLU: (b, c_in, h, w) -> (b, c, h, w)."""
+
+    def __init__(self, c_in, c, norm, dilation=1):
+        super().__init__(
+            ConvBNReLU(c_in, c_in, 3, norm, dilation=dilation, groups=c_in),
+            ConvBNReLU(c_in, c, 1, norm),
+        )
+
+
+class Gate(nn.Sequential):
+    """A number in 0..1 for each channel, from its mean: (b, c, h, w) -> (b, c, 1, 1)."""
+
+    def __init__(self, c, norm, *before):
+        super().__init__(
+            nn.AdaptiveAvgPool2d(1), *before, nn.Conv2d(c, c, 1, bias=False), norm(c), nn.Sigmoid()
+        )
+
+
 class PPM(nn.Module):
     """Pyramid pooling (Zhao et al., CVPR 2017, section 3.2).
 
     (b, c, h, w) -> [x, a map for each bin] (b, `width`, h, w), 2c where the bins divide c
+    corners  see up()
     """
 
-    def __init__(self, c, bins, norm):
+    def __init__(self, c, bins, norm, corners=True):
         super().__init__()
+        self.corners = corners
         share = max(c // len(bins), 1)
         self.width = c + len(bins) * share
         self.branches = nn.ModuleList()
@@ -44,7 +75,7 @@ class PPM(nn.Module):
             self.branches.append(nn.Sequential(pool, ConvBNReLU(c, share, 1, norm)))
 
     def forward(self, x):
-        return torch.cat([x, *(up(branch(x), x) for branch in self.branches)], 1)
+        return torch.cat([x, *(up(branch(x), x, self.corners) for branch in self.branches)], 1)
 
 
 class ASPP(nn.Module):
@@ -52,16 +83,23 @@ class ASPP(nn.Module):
 
     A 1x1, a 3x3 for each dilation of `rates` and (with `pool`) the global average side by side; a
     1x1 over all of them; dropout of elements: (b, c_in, h, w) -> (b, width, h, w).
+    kernel     of the convolution over all of them
+    separable  the dilated ones are Separable
     """
 
-    def __init__(self, c_in, width, rates, norm, *, pool=True, dropout=0.5):
+    def __init__(
+        self, c_in, width, rates, norm, *, pool=True, dropout=0.5, kernel=1, separable=False
+    ):
         super().__init__()
         self.branches = nn.ModuleList([ConvBNReLU(c_in, width, 1, norm)])
         for rate in rates:
-            self.branches.append(ConvBNReLU(c_in, width, 3, norm, dilation=rate))
+            if separable:
+                self.branches.append(Separable(c_in, width, norm, rate))
+            else:
+                self.branches.append(ConvBNReLU(c_in, width, 3, norm, dilation=rate))
         if pool:
             self.branches.append(GlobalFlow(c_in, width, norm))
-        self.project = ConvBNReLU(len(self.branches) * width, width, 1, norm)
+        self.project = ConvBNReLU(len(self.branches) * width, width, kernel, norm)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
@@ -82,6 +120,13 @@ class Lateral(nn.Module):
     def forward(self, coarse, fine):
         fine = self.side(fine)
         return self.smooth(up(coarse, fine) + fine)
+
+
+def descend(x, laterals, maps):
+    """Return the coarse map x (b, c, h', w') after a Lateral for each finer one of `maps`."""
+    for lateral, fine in zip(laterals, maps, strict=True):
+        x = lateral(x, fine)
+    return x
 
 
 class Framed(Head):

@@ -9,11 +9,10 @@ MULTI_GRID=(1, 1, 1).
 Departures from semseg:
     - any image size works, but for `compact`
     - the 3x3 before the classifier is HEAD_CHANNELS wide (512 there)
-    - no normalisation factor. semseg divides the attended map by `normalization_factor`, 1.0 in its
-      settings (None there means the mask's area), so the weights of `proj` in a file trained with
-      another factor must be divided by it
+Its `normalization_factor` is HEAD_ARGS={'factor': ...}; None there is 'area' here.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -83,8 +82,8 @@ class Direction(nn.Module):
             ConvBNReLU(width, width, 1, norm), nn.Conv2d(width, n_cells, 1, bias=False)
         )
 
-    def forward(self, x, size):
-        r = F.interpolate(self.reduce(x), size, mode='bilinear', align_corners=True)
+    def forward(self, x, size, corners=True):
+        r = F.interpolate(self.reduce(x), size, mode='bilinear', align_corners=corners)
         return r, self.attention(r)
 
 
@@ -98,7 +97,12 @@ class PSA(Head):
     shrink   the attention is computed on a map this many times smaller
     softmax  of the attention, over the positions it gathers from
     width    channels of the feature that is attended
+    corners  resizing is align_corners; not so in mmsegmentation, which also rounds the size of the
+             shrunk map down
+    factor   by which the attended feature is divided; 'area': by the number of the mask's cells
     """
+
+    mark = 'directions.'
 
     def __init__(
         self,
@@ -114,10 +118,17 @@ class PSA(Head):
         shrink: int = 2,
         softmax: bool = True,
         width: int = 512,
+        corners: bool = True,
+        factor: float | Literal['area'] = 1.0,
     ):
         super().__init__()
         if isinstance(mask, int):
             mask = mask, mask
+        self.factor = mask[0] * mask[1] if factor == 'area' else factor
+        if not 0 < self.factor < math.inf:
+            raise SettingsError(
+                f'HEAD_ARGS={ {"factor": factor} } is not valid; use a number above 0'
+            )
         if not compact and not all(side % 2 for side in mask):
             raise SettingsError(
                 f'HEAD_ARGS={ {"mask": mask} }: a mask of offsets has a middle, so its '
@@ -129,6 +140,7 @@ class PSA(Head):
             self.types = 'collect', 'distribute'
         self.compact = compact
         self.shrink = shrink
+        self.corners = corners
         self.softmax = softmax
         c = widths[-1]
         n_cells = mask[0] * mask[1]
@@ -144,6 +156,12 @@ class PSA(Head):
         shrink = settings.HEAD_ARGS.get('shrink', 2)
         compact = settings.HEAD_ARGS.get('compact', False)
         return {'mask': mask_side(settings.CROP_SIZE, settings.STRIDE, shrink, compact)}
+
+    @classmethod
+    def told(cls, shapes):
+        if 'head.directions.1.reduce.conv.weight' in shapes:
+            return {'type': 'both'}
+        return {}
 
     def index(self, size, device):
         """Return cells() of a map's size; those of the last four sizes are kept."""
@@ -180,10 +198,12 @@ class PSA(Head):
 
     def forward(self, c1, c2, c3, c4):
         size = tuple((n - 1) // self.shrink + 1 for n in c4.shape[2:])
+        if not self.corners:
+            size = tuple(max(n // self.shrink, 1) for n in c4.shape[2:])
         attended = []
         for kind, direction in zip(self.types, self.directions, strict=True):
-            r, masks = direction(c4, size)
+            r, masks = direction(c4, size, self.corners)
             attention = self.attention(masks, kind).to(r.dtype)
             attended.append((r.flatten(2) @ attention).unflatten(2, size))
-        y = self.proj(torch.cat(attended, 1))
-        return {'out': self.out(torch.cat([c4, up(y, c4)], 1))}
+        y = self.proj(torch.cat(attended, 1) / self.factor)
+        return {'out': self.out(torch.cat([c4, up(y, c4, self.corners)], 1))}

@@ -18,8 +18,19 @@ from heads.pooling import PPM
 class PSP(Head):
     """PSPNet's head.
 
-    bins  sides of the grids
+    bins     sides of the grids
+    corners  resizing within the head is align_corners; not so in mmsegmentation
     """
+
+    mark = 'ppm.'
+    mxnet = {
+        'head.pool.conv1.': 'head.ppm.branches.0.1.',
+        'head.pool.conv2.': 'head.ppm.branches.1.1.',
+        'head.pool.conv3.': 'head.ppm.branches.2.1.',
+        'head.pool.conv4.': 'head.ppm.branches.3.1.',
+        'head.seg_head.conv1.': 'head.out.0.',
+        'head.seg_head.conv2.': 'head.out.2.',
+    }
 
     def __init__(
         self,
@@ -30,9 +41,10 @@ class PSP(Head):
         dropout,
         norm,
         bins: tuple[int, ...] = (1, 2, 3, 6),
+        corners: bool = True,
     ):
         super().__init__()
-        self.ppm = PPM(widths[-1], bins, norm)
+        self.ppm = PPM(widths[-1], bins, norm, corners)
         self.out = FCNHead(self.ppm.width, n_classes, channels, dropout, norm)
 
     def forward(self, c1, c2, c3, c4):

@@ -4,8 +4,7 @@
 # are 161 epochs of 2,975.
 DATASET = 'cityscapes'
 TRAIN_SPLIT = 'train'
-SHORT_SIDE = (800, 832, 864, 896, 928, 960, 992, 1024)
-LONG_SIDE = 2048
+SHORT_SIDE = (800, 832, 864, 896, 928, 960, 992, 1024), 2048
 CHANNELS = 'bgr'
 STRIDE = 16
 FIRST_BLOCK = 'layer4'
@@ -14,5 +13,4 @@ LR_POLICY = 'cosine'
 WARMUP = 1000
 BIAS_LR_MULT = 1.0  # theirs: 2 for the biases of two convolutions, 1 for those of batch norms
 LOSS_AVG = 'valid'
-TEST_SHORT_SIDE = 1024
-TEST_LONG_SIDE = 2048
+TEST_SHORT_SIDE = 1024, 2048

@@ -5,8 +5,7 @@
 # 30,000 steps of 16 are 4 epochs of 118,287.
 DATASET = 'coco_panoptic'
 TRAIN_SPLIT = 'train'
-SHORT_SIDE = (640, 672, 704, 736, 768, 800)
-LONG_SIDE = 1333  # detectron2's own
+SHORT_SIDE = (640, 672, 704, 736, 768, 800), 1333  # detectron2's own
 CHANNELS = 'bgr'
 FIRST_BLOCK = 'layer4'
 N_LAYERS = 50
@@ -17,5 +16,4 @@ WARMUP = 1000
 BIAS_LR_MULT = 1.0  # theirs: 2 for the biases of two convolutions, 1 for those of batch norms
 LOSS_AVG = 'valid'
 ITER_VAL = 10000
-TEST_SHORT_SIDE = 800
-TEST_LONG_SIDE = 1333
+TEST_SHORT_SIDE = 800, 1333

@@ -4,8 +4,7 @@
 HEAD = 'fcn'
 CROP_SIZE = 473
 SCALES = (0.5, 2.0)
-ROTATE = 10.0
-ROTATE_PROB = 0.5
+ROTATE = 10.0, 0.5
 BLUR = 0.5
 MULTI_GRID = (1, 1, 1)
 FIRST_BLOCK = 'all'

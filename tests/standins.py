@@ -225,6 +225,49 @@ def nyuv2(folder, split, i, ids):
     return f'{i:04d}'
 
 
+def bdd100k(folder, split, i, ids):
+    root, stem = f'{folder}/bdd100k/seg', f'{i:08x}-{i:08x}'
+    write(f'{root}/images/{split}/{stem}.jpg', colour_of(ids))
+    if split != 'test':
+        write(f'{root}/labels/{split}/{stem}_train_id.png', raw_of(ids, 255).astype(np.uint8))
+    return stem
+
+
+def mapillary(folder, split, i, ids):
+    """Palette PNG, with the colours of the makers."""
+    part = {'train': 'training', 'val': 'validation', 'test': 'testing'}[split]
+    write(f'{folder}/mapillary/{part}/images/Ab-{i:04d}.jpg', colour_of(ids))
+    if split != 'test':
+        colours = [*dataset.classes().colours.ravel().tolist(), 0, 0, 0]
+        palette(f'{folder}/mapillary/{part}/labels/Ab-{i:04d}.png', raw_of(ids, 65), colours)
+    return f'Ab-{i:04d}'
+
+
+def sunrgbd(folder, split, i, ids):
+    write(f'{folder}/sunrgbd/images/img-{i:06d}.jpg', colour_of(ids))
+    write(f'{folder}/sunrgbd/labels/img-{i:06d}.png', raw_of(ids, 0).astype(np.uint8))
+    return f'img-{i:06d}'
+
+
+def sunrgbd_lists(folder, lists):
+    for split, names in lists.items():
+        lines = [f'{name}.jpg {name}.png' for name in names]
+        text(f'{folder}/sunrgbd/{"train" if split == "train" else "test"}.txt', lines)
+
+
+def aeroscapes(folder, split, i, ids):
+    root, stem = f'{folder}/aeroscapes', f'{i:06d}_{i:03d}'
+    ids = np.where(ids == 255, 0, ids)
+    write(f'{root}/JPEGImages/{stem}.jpg', colour_of(ids))
+    write(f'{root}/SegmentationClass/{stem}.png', ids.astype(np.uint8))
+    return stem
+
+
+def aeroscapes_lists(folder, lists):
+    for split, names in lists.items():
+        text(f'{folder}/aeroscapes/ImageSets/{"trn" if split == "train" else split}.txt', names)
+
+
 def own(folder, split, i, ids):
     ids = np.where(ids == 255, 0, ids)
     write(f'{folder}/images/{split}/p {i}ü.jpg', colour_of(ids))
@@ -254,10 +297,16 @@ WRITE = dict(
     ade20k=ade20k,
     pascal_context=pascal_context,
     nyuv2=nyuv2,
+    bdd100k=bdd100k,
+    mapillary=mapillary,
+    sunrgbd=sunrgbd,
+    aeroscapes=aeroscapes,
     folder=own,
 )
 LISTS = dict(
     voc=voc_lists,
+    sunrgbd=sunrgbd_lists,
+    aeroscapes=aeroscapes_lists,
     coco_stuff_10k=lists_in('cocostuff-10k-v1.1/imageLists/{split}.txt'),
     nyuv2=lists_in('nyuv2/{split}.txt'),
     pascal_context=lists_in('VOCdevkit/VOC2010/ImageSets/Main/{split}.txt'),

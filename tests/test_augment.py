@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from helpers import blocks, colour_of, make_camvid, put
 
+import settings
 from dataset import Dataset
 from datasets import transforms
 from datasets.transforms import Augment
+from utils import config, older
+from utils.config import UsageError, override
 
 
 def sample(image, label, position=0, **values):
@@ -54,7 +57,10 @@ class Counted:
 )
 def test_sizes_of_whole_images(size, side, limit, wanted):
     image, label = sample(
-        *plain(*size), SHORT_SIDE=(side,), LONG_SIDE=limit, CROP_SIZE=16, SCALES=(2.0,)
+        *plain(*size),
+        SHORT_SIDE=((side,), limit) if limit else (side,),
+        CROP_SIZE=16,
+        SCALES=(2.0,),
     )
     assert image.shape == (*wanted, 3) and label.shape == wanted and (label == 0).all()
 
@@ -107,7 +113,7 @@ def test_map_of_whole_images(size, side):
 
 
 @pytest.mark.parametrize(
-    'values', [dict(), dict(ROTATE=30.0), dict(SHORT_SIDE=(60, 150), LONG_SIDE=180)], ids=str
+    'values', [dict(), dict(ROTATE=30.0), dict(SHORT_SIDE=((60, 150), 180))], ids=str
 )
 @pytest.mark.parametrize('flip', [0.0, 1.0])
 def test_whole_images_stay_aligned(values, flip):
@@ -178,15 +184,137 @@ def test_two_scales_are_a_range_and_more_a_choice(scales, low, high, kinds):
     assert all(scale.denominator <= 32 for scale in drawn)
 
 
+@pytest.mark.parametrize('size', [(375, 500), (500, 333), (1024, 2048), (513, 513), (1, 7)])
+def test_a_base_size_is_the_long_side_at_scale_1(size):
+    """Of any image, to the pixel; scales multiply it, and two of them are a range, evenly drawn."""
+    put(BASE_SIZE=520, SCALES=(1.0,))
+    assert int(max(size) * Augment().scale(size, 0.3)) == 520
+    put(SCALES=(0.5, 2.0))
+    augment = Augment()
+    scales = [augment.scale(size, d) for d in np.linspace(0, 1, 781)[:-1]]
+    assert [int(max(size) * scale) for scale in scales] == pytest.approx(range(260, 1040), abs=1)
+    # few, so that not the whole axis is read for a crop
+    assert np.median([scale.denominator for scale in scales]) < 64
+
+
+def test_crops_of_an_image_of_base_size():
+    """They are those of the image enlarged as a whole, padded where it ends."""
+    raw = blocks(45, 60, seed=4)
+    whole, ids = sample(colour_of(raw), raw, BASE_SIZE=100, SCALES=(1.0,), CROP_SIZE=(80, 104))
+    assert (ids[:75, :100] < 255).all() and (ids[75:] == 255).all() and (ids[:, 100:] == 255).all()
+    seen = set()
+    for position in range(8):
+        image, label = sample(colour_of(raw), raw, position, CROP_SIZE=40)
+        rows, columns = np.mgrid[:36, :61]
+        fits = [
+            (y, x)
+            for y, x in zip(rows.ravel(), columns.ravel())
+            if (ids[y : y + 40, x : x + 40] == label).all()
+        ]
+        assert any(np.abs(image - 1.0 * whole[y : y + 40, x : x + 40]).max() <= 1 for y, x in fits)
+        seen.add(fits[0])
+    assert len(seen) > 4
+
+
+def test_a_base_size_of_whole_images_contradicts_itself():
+    with pytest.raises(UsageError, match=r'SHORT_SIDE = \(64,\) and BASE_SIZE = 99 both give the'):
+        override(['SHORT_SIDE=64', 'BASE_SIZE=99'])
+
+
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        (['BASE_SIZE=1', 'SCALES=(0.5,2)'], 'BASE_SIZE = 1 times 2, .* is a long side of 2 pixels'),
+        (
+            ['BASE_SIZE=200', 'SCALES=1', 'CROP_SIZE=(64,401)'],
+            r'not half of the crop .*\(64, 401\)',
+        ),
+        (['BASE_SIZE=100000', 'SCALES=(0.5,2)'], 'enlarged beyond MAX_PIXELS = 500,000,000'),
+        (['BASE_SIZE=11181', 'SCALES=(0.5,2)'], 'is a long side of 22362 pixels: a square image'),
+        (['BASE_SIZE=520', 'MAX_PIXELS=270000', 'SCALES=1.0'], 'beyond MAX_PIXELS = 270,000'),
+    ],
+)
+def test_a_base_size_that_makes_no_sense(words, said):
+    with pytest.raises(UsageError, match=said):
+        override(words)
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['BASE_SIZE=11180', 'SCALES=(0.5,2)'],
+        ['BASE_SIZE=201', 'SCALES=1', 'CROP_SIZE=(64,401)'],
+        ['BASE_SIZE=520', 'MAX_PIXELS=270400', 'SCALES=1.0'],
+    ],
+)
+def test_a_base_size_at_its_limits(words):
+    override(words)
+    assert f'BASE_SIZE={settings.BASE_SIZE}' == words[0]
+
+
+@pytest.mark.parametrize(
+    'word, wanted',
+    [
+        ('SHORT_SIDE=800', (800,)),
+        ('SHORT_SIDE=(640, 672)', (640, 672)),
+        ('SHORT_SIDE=(640,672),1333', ((640, 672), 1333)),
+        ('SHORT_SIDE=[[640],1333]', ((640,), 1333)),
+        ('SHORT_SIDE=(640,0),1333', 'SHORT_SIDE = 0 is out of range'),
+        ('SHORT_SIDE=(640,672),0', 'SHORT_SIDE = 0 is out of range'),
+        ('SHORT_SIDE=(640,672),(1333,)', 'is not valid; expected a tuple of int, ... or a tuple'),
+        ('SHORT_SIDE=(),1333', 'is not valid; expected'),
+        (
+            'LONG_SIDE=1333',
+            r'LONG_SIDE was removed; SHORT_SIDE=\(\(640, 672\), 1333\) is the sides',
+        ),
+        ('BASE_SIZE=0', 'BASE_SIZE = 0 is out of range'),
+        ('BASE_SIZE=1000000', 'BASE_SIZE = 1000000 is out of range: expected at most 100000'),
+    ],
+)
+def test_words_for_sides(word, wanted):
+    if isinstance(wanted, str):
+        with pytest.raises(UsageError, match=wanted):
+            override([word])
+    else:
+        override([word])
+        assert wanted == settings.SHORT_SIDE
+
+
+@pytest.mark.parametrize(
+    'kept, today',
+    [
+        (dict(SHORT_SIDE=(600, 700), LONG_SIDE=900), ((600, 700), 900)),
+        (dict(SHORT_SIDE=(600, 700), LONG_SIDE=0), (600, 700)),
+        (dict(SHORT_SIDE=None, LONG_SIDE=900), None),
+        (dict(SHORT_SIDE=(6, 8, 7), LONG_SIDE=9, SCALE_MODE='range'), ((6, 8), 9)),
+        (dict(SHORT_SIDE=(6, 8), LONG_SIDE=9, SCALE_MODE='choice'), ((6, 6, 8, 8), 9)),
+        (dict(SHORT_SIDE='x', LONG_SIDE=9), 'x'),
+    ],
+)
+def test_long_sides_of_older_versions(kept, today):
+    assert older.translated(kept) == {'SHORT_SIDE': today}
+
+
+def test_a_run_folder_of_the_version_before(tmp_path):
+    """Its settings.py holds all, LONG_SIDE too, and is a recipe; a recipe of a few lines is not."""
+    kept = config.current() | dict(SHORT_SIDE=(600, 700), LONG_SIDE=900)
+    (tmp_path / 'settings.py').write_text(config.as_text(kept))
+    assert config.read_recipe(str(tmp_path / 'settings.py'))['SHORT_SIDE'] == ((600, 700), 900)
+    (tmp_path / 'mine.py').write_text('SHORT_SIDE = (600, 700)\nLONG_SIDE = 900\n')
+    with pytest.raises(UsageError, match='mine.py, line 2: the setting LONG_SIDE was removed; '):
+        config.read_recipe(str(tmp_path / 'mine.py'))
+
+
 @pytest.mark.parametrize(
     'values',
     [
         dict(SCALES=(0.01,)),
+        dict(BASE_SIZE=3, SCALES=(0.5, 2.0)),
         dict(SCALES=(1e-9, 0.02, 1e-3)),
         dict(SCALES=(0.0001, 0.05)),
         dict(SCALES=(0.01,), ROTATE=20.0),
         dict(SHORT_SIDE=(1,)),
-        dict(SHORT_SIDE=(40,), LONG_SIDE=5),
+        dict(SHORT_SIDE=((40,), 5)),
     ],
     ids=str,
 )
@@ -338,7 +466,7 @@ def angles(positions=400, **values):
 
 def test_rotation_happens_with_its_probability():
     """semseg rotates every other picture, by up to ten degrees either way."""
-    found = angles(ROTATE_PROB=0.5)
+    found = angles(ROTATE=(10.0, 0.5))
     turned = [a for a in found if a is not None]
     assert (
         160 < len(turned) < 240
@@ -347,7 +475,7 @@ def test_rotation_happens_with_its_probability():
         and max(map(abs, turned)) <= 10
         and abs(np.mean(turned)) < 1
     )
-    always = angles(ROTATE_PROB=1.0)
+    always = angles(ROTATE=(10.0, 1.0))
     assert None not in always and min(always) < -9 and max(always) > 9
     assert angles(10, ROTATE=0.0) == [None] * 10
 
@@ -358,7 +486,7 @@ def test_a_picture_that_is_not_turned_is_the_one_without_rotation():
     for position in range(20):
         plain_one, other = (
             sample(image, label, position, CROP_SIZE=64, **values)
-            for values in (dict(ROTATE=0.0), dict(ROTATE=10.0, ROTATE_PROB=0.5))
+            for values in (dict(ROTATE=0.0), dict(ROTATE=(10.0, 0.5)))
         )
         same += (plain_one[0] == other[0]).all() and (plain_one[1] == other[1]).all()
     assert 3 < same < 17

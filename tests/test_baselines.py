@@ -17,27 +17,35 @@ from heads import HEADS
 from heads.a2net import A2Net, DoubleAttention
 from heads.acfnet import ACFNet, ClassAttention
 from heads.att2scale import AttentionToScale
+from heads.attanet import AttaNet
 from heads.bisenet import ARM, FFM, BiSeNet, Gate
+from heads.canet1 import CANet1
+from heads.canet2 import CANet2
 from heads.danet import DANet
 from heads.deeplabv3 import DeepLabV3
 from heads.deeplabv3plus import DeepLabV3Plus
 from heads.denseaspp import DenseASPP
 from heads.fcn import FCN
+from heads.ladderdensenet import LadderDenseNet
 from heads.non_local import NonLocal, NonLocalBlock
 from heads.pooling import PPM, Lateral
 from heads.psa import PSA
 from heads.psp import PSP
+from heads.seenet import SeENet
 from heads.semanticfpn import SemanticFPN
+from heads.swiftnet import SwiftNet
+from heads.swiftnetpr import SwiftNetPR
 from sync_bn import BatchNorm2d
 from utils import script
 
 # layers and stride of the trunk; NETWORKS.md, section 25: parameters and statistics of the head with 19 classes, parameters of its own
 # auxiliary heads; output stride; which maps and whether the image are read; whether batch norm sees one value per image; sizes of the
-# auxiliary outputs at 65x65; HEAD_CHANNELS; parameters that cannot learn in the first step, and those that never do
+# auxiliary outputs at 65x65; HEAD_CHANNELS; parameters that cannot learn in the first step, and those that never do; another
+# trunk
 Row = namedtuple(
     'Row',
-    'layers stride params stats aux out reads one_value aux_sizes channels asleep idle',
-    defaults=(0, 8, 'c4', False, (), 256, '', ()),
+    'layers stride params stats aux out reads one_value aux_sizes channels asleep idle trunk',
+    defaults=(0, 8, 'c4', False, (), 256, '', (), ''),
 )
 ROWS = {
     FCN: Row(101, 8, 4_723_987, 512),
@@ -78,6 +86,42 @@ ROWS = {
         one_value=True,
         aux_sizes=(3, 5),
     ),
+    SeENet: Row(
+        101,
+        8,
+        5_583_251,
+        8_192,
+        out=4,
+        reads='c1 c2 c3 c4',
+        # on a map of 9x9 only the middle of a 3x3 dilated by 13, 19 or 25 sees anything
+        idle=[f'enhance4.branches.{i}.1.{s}.1.bias' for i in (1, 2, 3) for s in ('left', 'right')],
+    ),
+    SwiftNet: Row(18, 32, 3_008_275, 5_120, out=4, reads='c1 c2 c3 c4', one_value=True),
+    SwiftNetPR: Row(
+        18, 32, 988_051, 2_560, aux=70_931, out=4, reads='c1 c2 c3 c4 image', aux_sizes=(5,)
+    ),
+    LadderDenseNet: Row(
+        18,
+        32,
+        954_771,
+        2_048,
+        aux=150_163,
+        out=4,
+        reads='c1 c2 c3 c4',
+        aux_sizes=(3,),
+        trunk='densenet121',
+    ),
+    CANet1: Row(101, 8, 10_071_411, 35_424, out=4, reads='c1 c4', one_value=True),
+    CANet2: Row(
+        101,
+        8,
+        15_150_459,
+        25_192,
+        reads='c3 c4',
+        one_value=True,
+        idle=[f'streams.{i}.encoder.{j}.shortcut.1.bias' for i, j in ((1, 0), (2, 0), (2, 1))],
+    ),
+    AttaNet: Row(18, 32, 1_315_219, 2_048, out=16, reads='c3 c4', one_value=True),
 }
 every_head = pytest.mark.parametrize('head', ROWS, ids=lambda head: head.__name__)
 WIDTHS = (8, 10, 12, 14)
@@ -102,6 +146,8 @@ def published(head):
         HEAD_CHANNELS=row.channels,
         CROP_SIZE=465,
     )
+    if row.trunk:
+        put(TRUNK=row.trunk)
     return build(n_classes=19)
 
 
@@ -183,7 +229,11 @@ def test_output_strides(head, h, w, fake):
     assert found['out'].shape == (
         1,
         19,
-        *{4: {65: (17, 17), 97: (25, 33)}, 8: {65: (9, 9), 97: (13, 17)}}[ROWS[head].out][h],
+        *{
+            4: {65: (17, 17), 97: (25, 33)},
+            8: {65: (9, 9), 97: (13, 17)},
+            16: {65: (5, 5), 97: (7, 9)},
+        }[ROWS[head].out][h],
     )
     assert net(image).shape == (1, 19, h, w)
 
@@ -195,7 +245,7 @@ def test_any_size_and_stride(head, h, w):
     net = small(head)
     for stride in head.strides:
         out = call(net, noise(2, 3, h, w), trunk_of(stride))['out']
-        wanted = 4 if ROWS[head].out == 4 else 8 if head is BiSeNet else stride
+        wanted = ROWS[head].out if head in (BiSeNet, AttaNet) or ROWS[head].out == 4 else stride
         assert (
             out.shape == (2, 5, ceil(h, wanted), ceil(w, wanted))
             and out.dtype == torch.float64
@@ -253,7 +303,7 @@ def test_gradient_for_every_parameter(head):
     asleep = {
         k for k, _ in net.named_parameters() if row.asleep and k.startswith(row.asleep)
     } - awake
-    assert idle() == asleep
+    assert idle() == asleep | set(row.idle)
     for p in factors.values():
         nn.init.ones_(p)
     assert idle() == set(row.idle)
@@ -296,6 +346,7 @@ def test_channels_and_dropout_are_followed(head):
         (DeepLabV3Plus, {}, [0.5, 0.5]),
         (DenseASPP, {}, [0.5]),
         (ACFNet, {}, [0.5]),
+        (CANet1, {}, [0.1]),
     ],
 )
 def test_dropout_of_elements(head, keywords, rates):

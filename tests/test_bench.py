@@ -1,5 +1,6 @@
 """bench.py: what it prints parses; what it compares with computes the same. No timing is asserted."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import dataset
 import network
 from benchmarks import measure, reference, views
 from eval import Protocol, scores
+from heads.fapn import Deformable
 from utils import config
 from utils.table import table
 
@@ -148,6 +150,39 @@ def test_unknown_head_is_a_sentence():
     assert 'no such head' in error
 
 
+def test_macs_of_kernels_that_are_not_counted_by_themselves():
+    """A transformer's attention, projections included, and a deformable convolution."""
+    helpers.small_net(HEAD='fcn', TRUNK='vit_b_16', STRIDE=16)
+    trunk = helpers.build().extractor.eval()
+    n, c = 4 * 4, 768  # tokens
+    block = n * (4 * c * c + 2 * 4 * c * c) + 2 * n * n * c
+    wanted = n * 3 * 16 * 16 * c + 12 * block
+    assert measure.macs(trunk.maps, torch.zeros(1, 3, 64, 64)) == pytest.approx(wanted / 1e9)
+    conv = Deformable(8, 16, 24, gain=1)
+    wanted = 5 * 7 * 9 * (8 * 24 + 16 * 216)
+    x, guide = torch.zeros(1, 8, 5, 7), torch.zeros(1, 16, 5, 7)
+    found = measure.macs(lambda images: conv(images, guide), x)
+    assert found == pytest.approx(wanted / 1e9)
+
+
+def test_children_of_other_trunks_get_no_words_of_resnet(monkeypatch):
+    """N_LAYERS=18 TRUNK=vit_b_16 is refused where a user types it, and so is not handed on."""
+    commands = []
+
+    @contextlib.contextmanager
+    def children(command, variants):
+        commands.append(command)
+        yield {}
+
+    monkeypatch.setattr(measure, 'children', children)
+    monkeypatch.setattr(measure, 'in_turn', lambda *args: {})
+    monkeypatch.setattr(sys, 'argv', ['bench.py', 'N_LAYERS=18', 'STEM=plain', 'LR=0.1'])
+    bench.time_steps('training', [], 1, ['TRUNK=vit_b_16'])
+    bench.time_steps('training', [], 1, ['HEAD=fcn'])
+    assert commands[0][1:] == ['LR=0.1', 'TRUNK=vit_b_16', '--child', 'training']
+    assert commands[1][1:4] == ['N_LAYERS=18', 'STEM=plain', 'LR=0.1']
+
+
 def test_textbook_unit_is_the_unit():
     torch.manual_seed(0)
     unit = network.EMAU(16, 4).eval()
@@ -215,7 +250,9 @@ def test_table_of_the_heads(monkeypatch, capsys):
     assert found["deeplabv3 HEAD_ARGS={'paper': True}"][1] == '15.54'
     assert found['ema SECOND_CONV=False EM_CHANNELS=512'][1] == '9.97'
     assert found['ema SECOND_CONV=False EM_CHANNELS=256'][1] == '4.86'
-    assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 12
+    assert 'bisenet STRIDE=32 N_LAYERS=18' in found and len(found) == 19
+    for trunk in ('convnext_tiny STRIDE=32', 'densenet121 STRIDE=32', 'vit_b_16 STRIDE=16'):
+        assert f'ema TRUNK={trunk}' in found
 
 
 def test_table_with_times(monkeypatch, capsys):

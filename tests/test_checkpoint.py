@@ -17,9 +17,10 @@ import checkpoint
 import dataset
 import network
 import settings
+from conversion import describe, families, names, sentences
 from heads import HEADS
 from heads.blocks import Head
-from utils import config, conversion, describe, older, script
+from utils import config, older, script
 from utils.config import UserError
 from utils.kept import sift
 
@@ -27,7 +28,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RECIPES = sorted(glob.glob(os.path.join(ROOT, 'recipes', '*.py')))
 SHIPPED = config.current()
 REFERENCES = {  # names as their makers have them, in the references; and the family
-    'emanet_r50_s8_97x97': conversion.OWN,
+    'emanet_r50_s8_97x97': families.OWN,
     'emanet_d2_r50_s8_65x65': 'detectron2 EMANet',
     'pspnet_r50_97x97': 'semseg',
     'psanet_r50_t0_97x97': 'semseg',
@@ -101,7 +102,7 @@ def test_known_by_names_alone(name, family):
     bare = {k.removeprefix('module.'): torch.empty(0) for k in meta['keys']}
     prefixed = {'module.' + k: v for k, v in bare.items()}
     for file in (bare, prefixed, {'state_dict': prefixed, 'epoch': 3}, {'model': bare}):
-        known, state = conversion.rename(conversion.state_dict(file, name), name)
+        known, state = names.rename(names.state_dict(file, name), name)
         assert known == family
         assert set(state) == set(light(N_LAYERS=50, **NETWORKS[name]).state_dict())
 
@@ -517,15 +518,17 @@ def test_other_iterations_in_evaluation_are_another_run(stages, head, told):
 def test_a_probability_of_rotation_without_rotation():
     """Nothing reads it, whether kept or present; where one of them rotates, it counts."""
     names = list(config.current())
-    kept = config.current() | dict(ROTATE_PROB=0.5)
+    kept = config.current() | dict(ROTATE_PROB=0.5)  # as an older version kept it
     assert checkpoint.differences(kept, names) == []
     put(ROTATE=10.0)
     assert checkpoint.differences(kept | dict(ROTATE=10.0), names) == [
-        'ROTATE_PROB was 0.5, is 1.0'
+        'ROTATE was (10.0, 0.5), is 10.0'
     ]
+    put(ROTATE=(10.0, 0.5))
+    assert checkpoint.differences(kept | dict(ROTATE=10.0), names) == []
     put(ROTATE=0.0)
     words = checkpoint.differences(kept | dict(ROTATE=10.0), names)
-    assert words == ['ROTATE was 10.0, is 0.0', 'ROTATE_PROB was 0.5, is 1.0']
+    assert words == ['ROTATE was (10.0, 0.5), is 0.0']
 
 
 def test_a_start_says_what_was_trained_otherwise(tmp_path):
@@ -860,7 +863,7 @@ def test_everything_must_fit(tmp_path):
 
 
 def test_what_is_released_are_settings():
-    for family in conversion.FAMILIES.values():
+    for family in families.FAMILIES.values():
         for values in (family.released, *family.by_classes.values()):
             for name, value in values.items():
                 assert config.convert(name, value, 'here') == value
@@ -869,9 +872,9 @@ def test_what_is_released_are_settings():
     for _, chosen_by, owner, name, _ in older.MOVED:
         if chosen_by == 'HEAD':
             assert name in HEADS[owner].arguments()
-    assert set(describe.TENSORS) - {'N_CLASSES'} <= set(describe.NETWORK) <= set(config.current())
+    assert set(sentences.TENSORS) - {'N_CLASSES'} <= set(describe.NETWORK) <= set(config.current())
     assert set(checkpoint.FREE) <= set(config.current())
-    assert list(describe.HEAD_MARKS) != list(HEADS) and set(describe.HEAD_MARKS) == {'ema', *HEADS}
+    assert set(describe.marks()) == {'ema', *HEADS}
     for n_layers, (block, counts) in network.RESNETS.items():
         assert describe.BLOCKS[(*counts, block.expansion == 4)] == n_layers
 

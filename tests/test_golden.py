@@ -23,10 +23,10 @@ import metric
 import network
 import settings
 import train
+from conversion import names
 from heads import danet, make_head, psa
 from heads.frame import upsample
 from sync_bn import BatchNorm2d
-from utils import conversion
 
 SYNC = ['syncbn_m0.1', 'syncbn_m3e-4']
 UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
@@ -533,7 +533,7 @@ def test_step_of_others(name, values, tmp_path):
             rel,
             'running statistics',
         )
-    _, renamed = conversion.rename({k.removeprefix('module.'): k for k in meta['keys']}, name)
+    _, renamed = names.rename({k.removeprefix('module.'): k for k in meta['keys']}, name)
     theirs, params = {k: ours for ours, k in renamed.items()}, dict(net.named_parameters())
     for key, norm in zip(meta['grad_names'], want['grad_norm'], strict=True):
         assert params.pop(theirs[key]).grad.norm().item() == pytest.approx(

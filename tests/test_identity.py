@@ -23,10 +23,11 @@ import network
 import prepare
 import settings
 import train
+from conversion import describe, sentences
 from datasets import balance
 from datasets.files import read_classes
 from preparation import archives, check, convert, download
-from utils import config, describe, kept, script
+from utils import config, kept, script
 from utils.config import UsageError, UserError
 
 SHIPPED = config.current()
@@ -518,7 +519,7 @@ def test_settings_of_another_version(tmp_path):
     ],
 )
 def test_arguments_are_quoted_for_the_shell(value, tmp_path):
-    text = describe.as_arguments({'HEAD': value, 'HEAD_ARGS': {'type': value}, 'STRIDE': 8})
+    text = sentences.as_arguments({'HEAD': value, 'HEAD_ARGS': {'type': value}, 'STRIDE': 8})
     command = f"printf '%s\\n' {text}"
     result = subprocess.run(['sh', '-c', command], cwd=tmp_path, capture_output=True, text=True)
     assert os.listdir(tmp_path) == [] and result.stderr == ''
@@ -530,7 +531,7 @@ def test_arguments_are_quoted_for_the_shell(value, tmp_path):
 def test_arguments_as_one_types_them():
     values = {'MULTI_GRID': (1, 2, 4), 'HEAD': 'psp', 'HEAD_ARGS': {'type': 'both'}}
     wanted = '"MULTI_GRID=(1, 2, 4)" HEAD=psp "HEAD_ARGS={\'type\': \'both\'}"'
-    assert describe.as_arguments(values) == wanted
+    assert sentences.as_arguments(values) == wanted
 
 
 def test_only_data_sets_that_exist_are_named(tmp_path):

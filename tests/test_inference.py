@@ -392,7 +392,7 @@ def test_the_protocol_is_what_settings_say():
     assert (
         str(evaluation.protocol()) == 'views: scale 1 of 800 pixels on the short side; whole images'
     )
-    put(TEST_LONG_SIDE=1333)
+    put(TEST_SHORT_SIDE=(800, 1333))
     assert (
         str(evaluation.protocol())
         == 'views: scale 1 of 800 pixels on the short side, at most 1333 on the long one; whole images'

@@ -18,9 +18,11 @@ import settings
 from dataset import Dataset
 from datasets import cache, layouts, table
 from datasets.files import UNKNOWN, LabelMap, UnknownValues, read_image
+from preparation import check
 from utils.config import UserError
 
 ALL = sorted(table.DATASETS)
+TEST_IS_VAL = [('coco_stuff_10k', 'val'), ('sunrgbd', 'val')]
 
 
 def read(split='val'):
@@ -34,7 +36,7 @@ def test_labels_come_back(name, tmp_path):
     known = stand_in(name, tmp_path)
     for split, wanted in known.items():
         data = Dataset(split, train=False)
-        wanted = known['test'] if (name, split) == ('coco_stuff_10k', 'val') else wanted
+        wanted = known['test'] if (name, split) in TEST_IS_VAL else wanted
         assert len(data) == len(wanted)
         for i, ids in enumerate(wanted):
             image, label = data.read(i)
@@ -42,7 +44,7 @@ def test_labels_come_back(name, tmp_path):
             if label is None:
                 assert split == 'test' and not data.labelled
                 continue
-            if name == 'folder':
+            if name in ('folder', 'aeroscapes'):  # without void
                 ids = np.where(ids == 255, 0, ids)
             assert (label == ids).all()
             near = colour_of(ids)[8, 8, ::-1].astype(int)  # image and label belong together
@@ -51,7 +53,7 @@ def test_labels_come_back(name, tmp_path):
         pickle.loads(pickle.dumps(data))  # workers that are started afresh
 
 
-@pytest.mark.parametrize('name', ['camvid', 'cityscapes', 'nyuv2'])
+@pytest.mark.parametrize('name', ['camvid', 'cityscapes', 'nyuv2', 'mapillary'])
 def test_trainval_is_both(name, tmp_path):
     known = stand_in(name, tmp_path)
     assert all(
@@ -73,6 +75,10 @@ def test_trainval_is_both(name, tmp_path):
         ('nyuv2', 40),
         ('camvid', 11),
         ('shapes', 8),
+        ('bdd100k', 19),
+        ('mapillary', 65),
+        ('sunrgbd', 37),
+        ('aeroscapes', 12),
     ],
 )
 def test_class_tables(name, n):
@@ -207,6 +213,129 @@ def test_coco_voc_takes_the_images_that_are_named(tmp_path):
     assert (label == known[2]).all() and len(read('val')) == 4
 
 
+def test_bdd100k_as_of_2021(tmp_path):
+    known = stand_in('bdd100k', tmp_path)['val']
+    root = f'{tmp_path}/bdd100k/seg'
+    for i, ids in enumerate(known, 10):
+        write(f'{root}/labels/sem_seg/masks/val/{i:08x}-{i:08x}.png', ids)
+    shutil.rmtree(f'{root}/labels/val')
+    os.makedirs(f'{root}/images/10k')
+    os.rename(f'{root}/images/val', f'{root}/images/10k/val')
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+
+
+def test_mapillary_with_labels_of_two_versions(tmp_path):
+    known = stand_in('mapillary', tmp_path)['val']
+    folder = f'{tmp_path}/mapillary/validation'
+    os.makedirs(f'{folder}/v1.2')
+    os.rename(f'{folder}/labels', f'{folder}/v1.2/labels')
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+    write(f'{folder}/v1.2/labels/Ab-0010.png', np.full(SIZE, 66, np.uint8))
+    with pytest.raises(UnknownValues, match='label value 66 is not in classes/mapillary.txt'):
+        read()
+
+
+@pytest.mark.parametrize(
+    'name, void, unknown',
+    [
+        ('bdd100k', [255], [19, 254]),
+        ('mapillary', [65], [66, 255]),
+        ('sunrgbd', [0], [38, 255]),
+        ('aeroscapes', [], [12, 255]),
+    ],
+)
+def test_void_of_the_other_data_sets(name, void, unknown):
+    put(DATASET=name)
+    raw = LabelMap(dataset.classes(), dataset.entry().void, 255).tables['raw'][:256]
+    assert np.flatnonzero(raw == 255).tolist() == void
+    assert set(unknown) <= set(np.flatnonzero(raw == UNKNOWN))
+    assert (raw < UNKNOWN).sum() == dataset.n_classes()
+
+
+def test_sunrgbd_with_other_names_and_paths(tmp_path):
+    """The list pairs them, from the data set's folder on; what is missing is named as the list does."""
+    known = stand_in('sunrgbd', tmp_path)['train']
+    root, lines = f'{tmp_path}/sunrgbd', []
+    for i in range(4):
+        os.makedirs(f'{root}/kv1/{i}/image', exist_ok=True)
+        os.rename(f'{root}/images/img-{i:06d}.jpg', f'{root}/kv1/{i}/image/a.jpg')
+        os.rename(f'{root}/labels/img-{i:06d}.png', f'{root}/labels/{i + 1}.png')
+        lines.append(f'kv1/{i}/image/a.jpg labels/{i + 1}.png')
+    text(f'{root}/train.txt', lines)
+    assert all((a == b).all() for a, b in zip(read('train'), known, strict=True))
+    os.unlink(f'{root}/labels/3.png')
+    with pytest.raises(UserError, match=f'{root}/labels/3: this label is missing, 1 of 4 are'):
+        read('train')
+    assert table.missing(dataset.listings('train')) == [f'{root}/labels/3']
+
+
+@pytest.mark.parametrize('line', ['img-000001.jpg', 'img-000001.jpg img-000001.png x', 'img'])
+def test_a_list_of_sunrgbd_that_is_torn(line, tmp_path):
+    stand_in('sunrgbd', tmp_path, splits=['train'])
+    with open(f'{tmp_path}/sunrgbd/train.txt', 'a') as f:
+        f.write(line)
+    with pytest.raises(
+        UserError,
+        match=f"train.txt: '{line}' is not the path of an image and that of its label; is",
+    ):
+        read('train')
+
+
+def test_a_list_of_aeroscapes_that_is_torn(tmp_path):
+    stand_in('aeroscapes', tmp_path, splits=['train'])
+    with open(f'{tmp_path}/aeroscapes/ImageSets/trn.txt', 'a') as f:
+        f.write('00000')
+    with pytest.raises(UserError, match='JPEGImages/00000: this image is missing, 1 of 5 are'):
+        read('train')
+
+
+# tables of data sets that DATASET=folder reads: classes, and a label as their makers or users have it
+FOR_FOLDER = {
+    'siftflow': 33,
+    'gatech': 8,
+    'stanford_background': 8,
+    'weizmann_horses': 2,
+    'mhp_v2': 59,
+}
+
+
+@pytest.mark.parametrize('name', FOR_FOLDER)
+def test_class_tables_for_own_folders(name, tmp_path):
+    """As docs/data.md says: the table becomes classes.txt."""
+    source = os.path.join(os.path.dirname(layouts.__file__), 'classes', f'{name}.txt')
+    own(tmp_path)
+    shutil.copy(source, tmp_path / 'classes.txt')
+    n = FOR_FOLDER[name]
+    classes = dataset.classes()
+    assert len(set(classes.names)) == len(set(map(tuple, classes.colours.tolist()))) == n
+    raw = np.array([classes.raw], np.uint8).repeat(8, 0)
+    write(f'{tmp_path}/images/train/a.png', np.zeros((*raw.shape, 3), np.uint8))
+    write(f'{tmp_path}/labels/train/a.png', raw)
+    assert (read('train')[0] == np.arange(n)).all()
+    raw[:, 0] = 0 if name == 'gatech' else 255
+    write(f'{tmp_path}/labels/train/a.png', raw)
+    assert (read('train')[0][:, 0] == 255).all()
+
+
+def test_labels_of_siftflow_as_they_come(tmp_path):
+    """MATLAB files with 1..33, 0 is unlabelled."""
+    own(tmp_path)
+    shutil.copy(
+        os.path.join(os.path.dirname(layouts.__file__), 'classes', 'siftflow.txt'),
+        tmp_path / 'classes.txt',
+    )
+    write(f'{tmp_path}/images/train/a.jpg', np.zeros((4, 34, 3), np.uint8))
+    values = np.arange(34).repeat(4).reshape(34, 4).T.astype(float)
+    mat(f'{tmp_path}/labels/train/a.mat', S=values, names=np.array(['sky', 'sea'], object))
+    assert (read('train')[0] == [255, *range(33)]).all()
+
+
+def test_every_class_table_is_read_somewhere():
+    folder = os.path.join(os.path.dirname(layouts.__file__), 'classes')
+    used = {entry.classes or name for name, entry in table.DATASETS.items()} - {'folder'}
+    assert sorted(f'{name}.txt' for name in used | set(FOR_FOLDER)) == sorted(os.listdir(folder))
+
+
 def test_stuff_labels_beside_the_images(tmp_path):
     known = stand_in('coco_stuff', tmp_path)['val']
     for split in ('train', 'val'):
@@ -319,6 +448,8 @@ def test_pairs_that_are_there(name, tmp_path):
         ('voc', 'VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'),
         ('coco_panoptic', 'coco/annotations/panoptic_val2017.json'),
         ('nyuv2', 'nyuv2/val.txt'),
+        ('aeroscapes', 'aeroscapes/ImageSets/val.txt'),
+        ('sunrgbd', 'sunrgbd/test.txt'),
     ],
 )
 def test_a_list_that_is_not_there(name, file, tmp_path):
@@ -437,6 +568,128 @@ def test_list_lines_without_a_label(tmp_path):
         UserError, match="train.txt: 'a.png' names one file, other lines an image and its label"
     ):
         read('train')
+
+
+def on_the_way():
+    """(data set, folder of its files in the tree, DATA_ROOT): every folder from above to that one."""
+    for name, source in sorted(table.DATASETS.items()):
+        for folder in source.folders:
+            steps = folder.split('/')
+            for i in range(len(steps) + 1):
+                yield name, folder, '/'.join(steps[:i])
+
+
+@pytest.mark.parametrize('name, folder, root', list(on_the_way()))
+def test_data_root_is_any_folder_on_the_way(name, folder, root, tmp_path):
+    """An entry's first marker tells its folder."""
+    source = table.DATASETS[name]
+    os.makedirs(tmp_path / folder / source.markers[0])
+    put(DATASET=name, DATA_ROOT=str(tmp_path / root))
+    assert os.path.samefile(table.locate(source), tmp_path / folder)
+
+
+def test_bdd100k_in_its_own_folder(tmp_path):
+    known = stand_in('bdd100k', tmp_path)['val']
+    put(DATA_ROOT=f'{tmp_path}/bdd100k')
+    assert all((a == b).all() for a, b in zip(read(), known, strict=True))
+
+
+@pytest.mark.parametrize(
+    'name, folder, ending, kind',
+    [
+        ('bdd100k', 'bdd100k/seg/labels/val', '_train_id', 'label'),
+        ('cityscapes', 'cityscapes/gtFine/val', '_gtFine_labelIds', 'label'),
+        ('cityscapes', 'cityscapes/leftImg8bit/val', '_leftImg8bit', 'image'),
+    ],
+)
+def test_files_without_the_ending_of_their_data_set(name, folder, ending, kind, tmp_path):
+    """They are named, and what is expected; a missing one is named in full, with its counterpart."""
+    stand_in(name, tmp_path, 2, splits=['val'])
+    paths = sorted(str(path) for path in (tmp_path / folder).rglob(f'*{ending}.*'))
+    for path in paths:
+        os.rename(path, path.replace(ending, ''))
+    short, file = paths[0].replace(ending, ''), os.path.basename(paths[0])
+    with pytest.raises(
+        UserError,
+        match=f'{short}: this {kind} is there, but {name} expects the name {file}; rename',
+    ):
+        read()
+    with pytest.raises(UserError, match='is there, but'):
+        check.open_split('val')
+    os.unlink(short)
+    os.rename(paths[1].replace(ending, ''), paths[1])
+    with pytest.raises(UserError) as e:
+        read()
+    stem = os.path.splitext(file)[0]
+    assert f'/{stem}: this {kind} is missing, 1 of 2 are; unpack the whole archive (' in str(
+        e.value
+    )
+    assert 'one name' not in str(e.value) and stem in str(e.value).partition('(the label of ')[2]
+
+
+def test_vistas_of_version_2(tmp_path):
+    """Its labels have other classes; their folder tells it, or else their values."""
+    stand_in('mapillary', tmp_path, 1)
+    folder = f'{tmp_path}/mapillary/validation'
+    os.makedirs(f'{folder}/v2.0')
+    os.rename(f'{folder}/labels', f'{folder}/v2.0/labels')
+    for split in ('val', 'trainval'):
+        with pytest.raises(
+            UserError, match=f'{folder}/v2.0/labels: .* version 2.0, .* version 1.2 are read'
+        ):
+            read(split)
+    assert len(read('train')) == 1
+    shutil.copytree(f'{folder}/v2.0/labels', f'{folder}/labels')
+    assert len(read()) == 1  # which version is unpacked, too, does not matter
+    write(f'{folder}/labels/Ab-0010.png', np.full(SIZE, 123, np.uint8))
+    error = unknown_values('val')
+    assert 'label value 123 is not in' in str(error) and 'version 2.0 has other' in str(error)
+
+
+def test_a_list_of_sunrgbd_with_all_kinds_of_paths(tmp_path):
+    """Each line by itself: absolute, from the folder on, from images/ and labels/ on, of Windows."""
+    known = stand_in('sunrgbd', tmp_path)['train']
+    root = f'{tmp_path}/sunrgbd'
+    os.makedirs(f'{root}/labels/deep/er')
+    os.rename(f'{root}/labels/img-000003.png', f'{root}/labels/deep/er/3.png')
+    lines = [
+        f'{root}/images/img-000000.jpg {root}/labels/img-000000.png',
+        'img-000001.jpg img-000001.png',
+        r'images\img-000002.jpg labels\img-000002.png',
+        r'img-000003.jpg deep\er\3.png',
+    ]
+    text(f'{root}/train.txt', lines)
+    assert all((a == b).all() for a, b in zip(read('train'), known, strict=True))
+    os.unlink(f'{root}/labels/img-000001.png')
+    with pytest.raises(UserError) as e:
+        read('train')
+    assert f'{root}/labels/img-000001: this label is missing, 1 of 4 are' in str(e.value)
+    assert 'a line names an image and its label' in str(e.value) and 'one name' not in str(e.value)
+
+
+@pytest.mark.parametrize('start', ['', 'images/', '.\\', './images/', '{root}/images/'], ids=repr)
+def test_two_labels_of_one_image(start, tmp_path):
+    stand_in('sunrgbd', tmp_path, splits=['train'])
+    path = f'{tmp_path}/sunrgbd/train.txt'
+    with open(path, 'a') as f:
+        f.write(start.format(root=f'{tmp_path}/sunrgbd') + 'img-000001.jpg img-000002.png')
+    with pytest.raises(UserError) as e:
+        read('train')
+    assert str(e.value) == (
+        f'{path}: the image images/img-000001.jpg has two labels, labels/img-000001.png and '
+        'labels/img-000002.png; remove one of the lines'
+    )
+
+
+def test_own_lists_written_on_windows(tmp_path):
+    own(tmp_path)
+    for name in ('a', 'b b'):
+        write(f'{tmp_path}/x/{name}.png', np.zeros((4, 4, 3), np.uint8))
+        write(f'{tmp_path}/y y/{name}.png', np.full((4, 4), 7, np.uint8))
+    text(f'{tmp_path}/train.txt', [r'x\a.png y y\a.png', 'x\\b b.png\ty y\\b b.png'])
+    assert [np.unique(label).tolist() for label in read('train')] == [[2], [2]]
+    text(f'{tmp_path}/test.txt', [r'x\a.png', r'x\b b.png'])
+    assert len(Dataset('test', train=False)) == 2
 
 
 def test_own_labels_that_are_not_there(tmp_path):

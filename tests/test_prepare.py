@@ -1019,6 +1019,20 @@ def test_check_of_every_data_set(tmp_path, capsys, name):
     assert f'{name}: what is there is in order' in out
 
 
+@pytest.mark.parametrize('name', ['bdd100k', 'mapillary', 'sunrgbd', 'aeroscapes'])
+def test_data_without_an_address(tmp_path, capsys, name):
+    """One sentence says how to get them; once they are there, what is left to do."""
+    with pytest.raises(UserError) as e:
+        run(name, '--root', str(tmp_path))
+    how = table.DATASETS[name].get
+    assert str(e.value).startswith(f'{name} is not in DATA_ROOT = ')
+    assert str(e.value).endswith(f'has no address to fetch it from: {how}') and 'https://' in how
+    stand_in(name, tmp_path, count=1)
+    run(name, '--root', str(tmp_path))
+    out = capsys.readouterr().out
+    assert 'holds only a part (train 1 of ' in out and f'Next: python prepare.py {name} ' in out
+
+
 def test_cache(tmp_path, capsys):
     root = make_camvid(tmp_path)
     before = labels_of('train')

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 
 import numpy as np
@@ -12,8 +13,10 @@ from helpers import HEAD_NAMES, build, gold, put
 from standins import stand_in
 
 import eval as evaluation
+import network
 import settings
 import train
+from heads import HEADS
 from utils import config
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
@@ -25,7 +28,6 @@ SHORT = {'danet': 'da'}  # heads whose name in file names is another
 PAPER = dict(
     SCALES=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
     ROTATE=0,
-    ROTATE_PROB=1,
     BLUR=0,
     JITTER=0,
     CAT_MAX_RATIO=1,
@@ -44,7 +46,6 @@ PAPER = dict(
     BIAS_LR_MULT=2,
     HEAD_LR_MULT=1,
     LR_POLICY='poly',
-    POLY_POWER=0.9,
     LR_DECAY=10,
     LR_MIN=0,
     WARMUP=0,
@@ -65,8 +66,7 @@ D2 = PAPER | dict(
 # semseg: tool/train.py and config/*/*.yaml; util/transform.py RandRotate with p=0.5; model/pspnet.py turns all of layer3 and layer4 to dilation 2 and 4
 SEMSEG = PAPER | dict(
     SCALES=(0.5, 2),
-    ROTATE=10,
-    ROTATE_PROB=0.5,
+    ROTATE=(10, 0.5),
     BLUR=0.5,
     BN_MOM=0.1,
     DECAY='all',
@@ -108,7 +108,22 @@ TOOLBOX_CITY = TOOLBOX | dict(WEIGHT_DECAY=5e-4)
 # its crops are 0.5 to 2 of a long side of 520, the images' own is 500
 TOOLBOX_CONTEXT = TOOLBOX | dict(SCALES=(0.52, 2.08), MULTI_GRID=(1, 1, 1), HEAD_CHANNELS=512)
 
-# The recipes that users expect: origin; crop, or (shortest, longest) short side of whole images; batch, steps, rate, weight of the auxiliary loss.
+# MXNetSeg: configs/*.yaml, engine/trainer.py and GluonCV's segbase.py: the mean over all pixels, decay on all parameters, poly before every step
+MX = PAPER | dict(
+    SCALES=(0.5, 2),
+    BLUR=0.5,
+    MULTI_GRID=(1, 1, 1),
+    BN_MOM=0.1,
+    DECAY='all',
+    BIAS_LR_MULT=1,
+    LR_DECAY=0,
+)
+MX10 = MX | dict(HEAD_LR_MULT=10)
+MX18 = dict(STEM='plain', FIRST_BLOCK='split')
+# without dilation, which MULTI_GRID and FIRST_BLOCK are about
+MX_BISENET = MX | dict(STEM='plain', STRIDE=32, MULTI_GRID=(1, 2, 4), DROPOUT=0)
+
+# The recipes that users expect: origin; crop, or [shortest, longest short side, limit of the long one] of whole images; batch, steps, rate, weight of the auxiliary loss.
 # semseg counts epochs, of as many whole batches as there are; on Cityscapes its sampler fills 2,975 images up to 2,976.
 TABLE = {
     'voc_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
@@ -122,7 +137,7 @@ TABLE = {
     'ade20k_psa101': (SEMSEG, 465, 16, 100 * (20210 // 16), 1e-2, 0.4),
     'cityscapes_psp101': (SEMSEG, 713, 16, 200 * (2976 // 16), 1e-2, 0.4),
     'cityscapes_psa101': (SEMSEG, 705, 16, 200 * (2976 // 16), 1e-2, 0.4),
-    'cityscapes_da101_d2': (D2_DANET, [800, 960], 8, 24000, 1e-2, 0),
+    'cityscapes_da101_d2': (D2_DANET, [800, 960, 960], 8, 24000, 1e-2, 0),
     'pascal_context_psp101': (TOOLBOX_CONTEXT, 480, 16, 40000, 4e-3, 0.4),
     'cityscapes_ema101': (TOOLBOX_CITY, (512, 1024), 8, 80000, 1e-2, 0.4),
     'cityscapes_ema101_ohem': (
@@ -133,9 +148,18 @@ TABLE = {
         1e-2,
         0.4,
     ),
-    'cityscapes_ema101_s16_d2': (D2 | dict(STRIDE=16), [800, 1024], 16, 30000, 9e-3, 0),
-    'coco_panoptic_ema101': (D2, [640, 800], 16, 30000, 9e-3, 0),
-    'coco_panoptic_ema50': (D2, [640, 800], 16, 30000, 9e-3, 0),
+    'cityscapes_ema101_s16_d2': (D2 | dict(STRIDE=16), [800, 1024, 2048], 16, 30000, 9e-3, 0),
+    'coco_panoptic_ema101': (D2, [640, 800, 1333], 16, 30000, 9e-3, 0),
+    'coco_panoptic_ema50': (D2, [640, 800, 1333], 16, 30000, 9e-3, 0),
+    'cityscapes_bisenet18_mx': (MX_BISENET, 1024, 8, 240 * (2975 // 8), 1e-2, 0),
+    'cityscapes_fcn18_mx': (MX10 | MX18, 768, 8, 200 * (2975 // 8), 1e-3, 0),
+    'cityscapes_denseaspp101_mx': (MX, 768, 8, 240 * (2975 // 8), 1e-2, 0),
+    'cityscapes_da101_mx': (MX, 768, 8, 240 * (2975 // 8), 1e-2, 0),
+    'ade20k_psp101_mx': (MX10, 480, 16, 120 * (20210 // 16), 1e-3, 0),
+    'voc_deeplabv3101_mx': (MX10, 512, 16, 80 * (10582 // 16), 1e-3, 0),
+    'voc_deeplabv3plus101_mx': (MX10, 480, 16, 80 * (10582 // 16), 1e-3, 0),
+    'nyuv2_psp101_mx': (MX, 480, 16, 180 * (795 // 16), 1e-2, 0),
+    'nyuv2_deeplabv3plus101_mx': (MX10, 480, 16, 240 * (795 // 16), 1e-3, 0),
     'coco_stuff_10k_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
     'pascal_context_ema101': (PAPER, 513, 16, 30000, 9e-3, 0),
     'pascal_context_fcn101': (TOOLBOX_CONTEXT, 480, 16, 40000, 4e-3, 0.4),
@@ -150,13 +174,17 @@ WHOLE = dict(
     TEST_CROP=None,
     TEST_BASE_SIZE=None,
     TEST_SHORT_SIDE=None,
-    TEST_LONG_SIDE=None,
 )
 
 
 # semseg's tool/test.py: windows of the crop with mirror images, also at one scale; long side 512 (VOC, ADE20K), 2048 (Cityscapes)
 def semseg_test(crop, base):
     return WHOLE | dict(TEST_FLIP=True, TEST_CROP=crop, TEST_BASE_SIZE=base)
+
+
+# MXNetSeg's eval.py without --ms: windows of the crop on an image whose long side is the base size, no mirror images
+def mx_test(crop, base):
+    return WHOLE | dict(TEST_CROP=crop, TEST_BASE_SIZE=base)
 
 
 # mmsegmentation's mode='slide': logits are averaged; stride 320 of 480 on a long side of 520 (PASCAL Context), 513 of 769 (Cityscapes)
@@ -176,7 +204,7 @@ PROTOCOLS = {
     'cityscapes_psa101': (['78.42 / 79.40'], semseg_test(705, 2048)),
     'cityscapes_da101_d2': (
         ['67.57', '66.64'],
-        WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=960),
+        WHOLE | dict(TEST_SHORT_SIDE=(800, 960)),
     ),  # 480x960 of 1024x2048
     'cityscapes_ema101': (
         ['79.10 / 81.21'],
@@ -188,10 +216,19 @@ PROTOCOLS = {
     ),  # mmsegmentation's for 769 crops
     'cityscapes_ema101_s16_d2': (
         ['74.02', '72.28', '75.12'],
-        WHOLE | dict(TEST_SHORT_SIDE=1024, TEST_LONG_SIDE=2048),
+        WHOLE | dict(TEST_SHORT_SIDE=(1024, 2048)),
     ),
-    'coco_panoptic_ema101': (['43.61'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
-    'coco_panoptic_ema50': (['42.71'], WHOLE | dict(TEST_SHORT_SIDE=800, TEST_LONG_SIDE=1333)),
+    'coco_panoptic_ema101': (['43.61'], WHOLE | dict(TEST_SHORT_SIDE=(800, 1333))),
+    'coco_panoptic_ema50': (['42.71'], WHOLE | dict(TEST_SHORT_SIDE=(800, 1333))),
+    'cityscapes_bisenet18_mx': (['71.6 / 74.7'], mx_test(1024, 2048)),
+    'cityscapes_fcn18_mx': (['68.3 / 69.9'], mx_test(768, 2048)),
+    'cityscapes_denseaspp101_mx': (['78.7 / 79.8'], mx_test(768, 2048)),
+    'cityscapes_da101_mx': (['79.7 / 80.9'], mx_test(768, 2048)),
+    'ade20k_psp101_mx': (['42.9 / 43.7'], mx_test(480, 520)),
+    'voc_deeplabv3101_mx': (['80.1 / 80.4'], mx_test(512, 520)),
+    'voc_deeplabv3plus101_mx': (['79.9 / 80.1'], mx_test(480, 520)),
+    'nyuv2_psp101_mx': (['43.0 / 43.6'], mx_test(480, 640)),
+    'nyuv2_deeplabv3plus101_mx': (['46.0 / 47.2'], mx_test(480, 640)),
     'coco_stuff_10k_ema101': (['39.9'], None),
     'pascal_context_ema101': (['53.1'], None),
     'pascal_context_fcn101': ([], CONTEXT_TEST),
@@ -204,6 +241,8 @@ SPLITS = {
     'voc_fcn101': 'trainaug',
     'voc_psp101': 'trainaug',
     'voc_psa101': 'trainaug',
+    'voc_deeplabv3101_mx': 'trainaug',
+    'voc_deeplabv3plus101_mx': 'trainaug',
 }  # the others: train
 
 
@@ -263,9 +302,8 @@ def test_agrees_with_its_origin(name):
     assert (batch, steps, rate, aux) == (s.BATCH_SIZE, s.ITER_MAX, s.LR, s.AUX_WEIGHT)
     assert SPLITS.get(name, 'train') == s.TRAIN_SPLIT
     if isinstance(size, list):
-        assert [s.SHORT_SIDE[0], s.SHORT_SIDE[-1]] == size and list(s.SHORT_SIDE) == list(
-            range(size[0], size[1] + 1, 32)
-        )
+        shortest, longest, limit = size
+        assert (tuple(range(shortest, longest + 1, 32)), limit) == s.SHORT_SIDE
     else:
         assert (size, None) == (s.CROP_SIZE, s.SHORT_SIDE)
 
@@ -315,6 +353,90 @@ def test_every_recipe_has_its_row_in_the_docs():
     with open(os.path.join(FOLDER, '..', 'docs', 'recipes.md'), encoding='utf-8') as f:
         rows = [line.split('|')[1] for line in f if line.startswith('| `')]
     assert sorted(re.findall(r'`(\w+)`', ' '.join(rows))) == NAMES
+
+
+# MXNetSeg's rows without a recipe: head, layers, stem, stride; origin and run as in TABLE; figures
+OTHERS = {
+    'cityscapes_fcn18_s32_mx': (
+        ('fcn', 18, 'plain', 32),
+        (MX10 | MX18 | dict(STRIDE=32), 768, 8, 200 * (2975 // 8), 1e-3),
+        '64.9 / 68.1',
+    ),
+    'cityscapes_fcn101_mx': (
+        ('fcn', 101, 'deep', 8),
+        (MX10, 768, 8, 200 * (2975 // 8), 1e-3),
+        '74.5',
+    ),
+    'cityscapes_psp101_mx': (
+        ('psp', 101, 'deep', 8),
+        (MX, 768, 8, 240 * (2975 // 8), 1e-2),
+        '78.2 / 79.5',
+    ),
+    'cityscapes_deeplabv3101_mx': (
+        ('deeplabv3', 101, 'deep', 8),
+        (MX, 768, 8, 240 * (2975 // 8), 1e-2),
+        '79.3 / 80.0',
+    ),
+    'voc_fcn101_mx': (
+        ('fcn', 101, 'deep', 8),
+        (MX10, 480, 16, 80 * (10582 // 16), 1e-3),
+        '74.6 / 75.0',
+    ),
+    'voc_att2scale101_mx': (
+        ('att2scale', 101, 'deep', 8),
+        (MX10, 480, 16, 80 * (10582 // 16), 1e-3),
+        '77.1',
+    ),
+    'voc_psp101_mx': (
+        ('psp', 101, 'deep', 8),
+        (MX10, 480, 16, 80 * (10582 // 16), 1e-3),
+        '78.1 / 78.5',
+    ),
+    'nyuv2_fcn101_mx': (
+        ('fcn', 101, 'deep', 8),
+        (MX, 480, 16, 180 * (795 // 16), 1e-2),
+        '39.7 / 41.0',
+    ),
+}
+
+
+def rows_of_words():
+    """{NAME: (mIoU, words)} of docs/recipes.md."""
+    with open(os.path.join(FOLDER, '..', 'docs', 'recipes.md'), encoding='utf-8') as f:
+        rows = re.findall(r'^\| [^|]+ \| ([^|]+) \| `(recipes/[^`]+)` \|$', f.read(), re.MULTILINE)
+    return {re.search(r'NAME=(\w+)', words)[1]: (figures, words) for figures, words in rows}
+
+
+def test_every_row_without_a_recipe_has_its_words():
+    assert rows_of_words().keys() == OTHERS.keys()
+    assert not OTHERS.keys() & {*NAMES}  # their runs are apart
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_words_for_the_rows_without_a_recipe(name, monkeypatch):
+    """As a shell splits them, they are the settings of the row, and of a network that can be built."""
+    net, (origin, crop, batch, steps, rate), published = OTHERS[name]
+    figures, words = rows_of_words()[name]
+    monkeypatch.chdir(os.path.join(FOLDER, '..'))
+    config.override(shlex.split(words))
+    s = settings
+    assert name == s.NAME and name.startswith(s.DATASET) and figures == published
+    assert net == (s.HEAD, s.N_LAYERS, s.STEM, s.STRIDE)
+    assert {k: getattr(s, k) for k in origin} == origin
+    assert (
+        crop,
+        batch,
+        steps,
+        rate,
+        0,
+    ) == (s.CROP_SIZE, s.BATCH_SIZE, s.ITER_MAX, s.LR, s.AUX_WEIGHT)
+    base = {'cityscapes': 2048, 'voc': 520, 'nyuv2': 640}[s.DATASET]
+    wanted = mx_test(crop, base)
+    assert {k: getattr(s, k) for k in wanted} == wanted and base == s.BASE_SIZE
+    assert s.PRETRAINED == 'torchvision' if s.N_LAYERS == 18 else 'resnet101-' in s.PRETRAINED
+    with torch.device('meta'):
+        net = build()
+    assert not getattr(net.head, 'aux_weights', ())
 
 
 @pytest.mark.parametrize(
@@ -389,16 +511,21 @@ def multiples(names):
     return found
 
 
-@pytest.mark.parametrize('name', [n for n in TABLE if TABLE[n][0]['HEAD_LR_MULT'] == 10])
-def test_schedule_of_semseg(name):
-    """Both columns of the reference: trunk, new modules. It is of 50 epochs of VOC; others take their own length, at the same shares of it."""
+@pytest.mark.parametrize(
+    'name', [n for n in TABLE if TABLE[n][0]['DECAY'] == 'all' and not TABLE[n][0]['LR_MIN']]
+)
+def test_schedule_of_semseg_and_mxnetseg(name):
+    """Both columns of the reference: trunk, new modules. It is semseg's of 50 epochs of VOC; others take their own length, at the same shares of it.
+    MXNetSeg's (GluonCV's poly) is the same from its own rate, and in some runs new modules have the trunk's."""
     meta, want = gold('lr_semseg')
     config.override([path(name)])
-    if settings.DATASET == 'voc':
+    if settings.DATASET == 'voc' and TABLE[name][0] is SEMSEG:
         assert meta['args']['max_iter'] == settings.ITER_MAX
+    if TABLE[name][0] is not SEMSEG:
+        put(LR=1e-2)  # its own is in TABLE
+    factor = TABLE[name][0]['HEAD_LR_MULT']
     put(ITER_MAX=meta['args']['max_iter'])
-    groups = multiples('')
-    assert groups == {True: {(1.0, 1e-4)}, False: {(10.0, 1e-4)}}
+    assert multiples('') == {True: {(1.0, 1e-4)}, False: {(factor, 1e-4)}}
     found = np.outer(rates(want['step'].tolist()), [1, 10])
     np.testing.assert_allclose(found, want['lr'], rtol=meta['tolerance']['rel'], atol=0)
 
@@ -435,6 +562,31 @@ def test_schedule_of_the_official_code(name):
 # --------------------------------------------------------------------------------------------------------- two steps
 
 
+class Eighth:
+    """A factor of whole numbers."""
+
+    def __rmul__(self, number):
+        return number // 8
+
+
+class Narrow(network.BasicBlock):
+    """A block with an eighth of the channels."""
+
+    expansion = Eighth()
+
+    def __init__(self, c_in, c, *args):
+        super().__init__(c_in, c // 8, *args)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """ResNet-18 with an eighth of its channels: a network of the same layers whose checkpoints are written at once."""
+    monkeypatch.setitem(network.RESNETS, 18, (Narrow, network.RESNETS[18][1]))
+
+
+NARROW = {'width': 16, 'low': 8, 'between': 16}  # arguments of heads
+
+
 @pytest.fixture
 def signals_restored():
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -444,8 +596,8 @@ def signals_restored():
 
 
 @pytest.mark.parametrize('name', TABLE)
-def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored):
-    """train.py with every recipe, small, on a tiny tree in its data set's real layout; all that it writes at the end is there."""
+def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored, narrow):
+    """train.py with every recipe, small and narrow, on a tiny tree in its data set's real layout; all that it writes at the end is there."""
     config.override(
         [
             path(name),
@@ -466,14 +618,19 @@ def test_two_steps_on_a_stand_in(name, tmp_path, signals_restored):
         ]
     )
     if settings.SHORT_SIDE:
-        put(SHORT_SIDE=(65, 73))
+        put(SHORT_SIDE=((65, 73), 97))
+    if settings.BASE_SIZE:
+        put(BASE_SIZE=97)
+    if settings.HEAD in HEADS:
+        own = HEADS[settings.HEAD].arguments()
+        put(HEAD_ARGS={k: n for k, n in NARROW.items() if k in own} | settings.HEAD_ARGS)
     if settings.TEST_SHORT_SIDE:
-        put(TEST_SHORT_SIDE=65, TEST_LONG_SIDE=97)
+        put(TEST_SHORT_SIDE=(65, 97))
     if settings.TEST_BASE_SIZE:
         put(TEST_BASE_SIZE=97)
     if settings.TEST_CROP:
         put(TEST_CROP=65)
-    stand_in(settings.DATASET, tmp_path)
+    stand_in(settings.DATASET, tmp_path, count=2)
     assert train.main() is None
     with open(tmp_path / 'logdir' / name / 'log.jsonl') as f:
         lines = [json.loads(line) for line in f]

@@ -448,7 +448,7 @@ def test_loader_processes_started_afresh_see_the_settings(room, method):
             ['emau.conv1.weight'],
         ),
         (
-            'EM_UPDATE=learnt STAGE_NUM=2 LR_POLICY=(1,)',
+            'EM_UPDATE=learnt STAGE_NUM=2 LR_POLICY=(1,2)',
             ['emau.mu', 'emau.conv1.weight'],
             [],
         ),

@@ -333,9 +333,11 @@ def test_recipes_that_come_along_are_sound():
             ['TEST_SHORT_SIDE=800', 'TEST_BASE_SIZE=512'],
             'TEST_SHORT_SIDE = 800 and TEST_BASE_SIZE = 512 both',
         ),
-        (['TEST_LONG_SIDE=1333'], 'TEST_LONG_SIDE = 1333 limits TEST_SHORT_SIDE, which is None'),
+        (['TEST_LONG_SIDE=1333'], r'TEST_LONG_SIDE was removed; TEST_SHORT_SIDE=\(800, 1333\) is'),
         (['LR=1e-5', 'LR_MIN=1e-4'], 'LR_MIN = 0.0001 is larger than LR'),
-        (['ROTATE_PROB=1.5'], 'ROTATE_PROB = 1.5 is out of range: expected 0 to 1'),
+        (['ROTATE=(10,1.5)'], r'ROTATE = \(10.0, 1.5\) is out of range: expected degrees'),
+        (['ROTATE_PROB=0.5'], r'ROTATE_PROB was removed; ROTATE=\(10, 0.5\) is'),
+        (['POLY_POWER=2'], 'POLY_POWER was removed; LR_POLICY=0.9 is poly with this power'),
     ],
 )
 def test_settings_that_contradict_each_other(args, words):

@@ -50,7 +50,7 @@ def expected_std(name, conv):
     ],
 )
 def test_how_convolutions_start(head, values):
-    """Each of them, and the biases; two batch norms and two numbers start at zero, by their papers."""
+    """Each of them, and the biases; two batch norms, two numbers and what predicts offsets start at zero, by their papers."""
     small_net(
         **dict(
             HEAD=head,
@@ -67,7 +67,10 @@ def test_how_convolutions_start(head, values):
     torch.manual_seed(0)
     net, zeros, seen = build(), [], 0
     for name, m in net.named_modules():
-        if isinstance(m, nn.Conv2d):
+        if isinstance(m, nn.Conv2d) and (m.weight == 0).all():
+            assert m.bias is None or (m.bias == 0).all()
+            zeros.append(name)
+        elif isinstance(m, nn.Conv2d):
             n, seen = m.weight.numel(), seen + 1
             assert m.weight.std().item() == pytest.approx(
                 expected_std(name, m), rel=max(0.02, 4 / math.sqrt(n))
@@ -98,8 +101,51 @@ def test_how_convolutions_start(head, values):
         'nonlocal': ['head.block.restore.1'],
         'a2net': ['head.block.restore.1'],
         'danet': ['head.position.1.gamma', 'head.channel.1.gamma'],
+        'alignseg': ['head.context.offsets.1', *(f'head.steps.{i}.offsets.1' for i in range(4))],
+        'fapn': [f'head.levels.{i}.align.offset' for i in range(3)],
     }.get(head, [])
     assert zeros == ([] if settings.HEAD_ARGS.get('d2') else wanted) and seen > 20
+
+
+@pytest.mark.parametrize(
+    'trunk, stride', [('xception39', 32), ('xception65', 16), ('eprnet', 8), ('mobilenet_v2', 32)]
+)
+def test_how_trunks_start(trunk, stride):
+    """As ResNet: convolutions normal by fan out, batch norms one and zero, slopes of PReLU a quarter."""
+    small_net(HEAD='fcn', TRUNK=trunk, STRIDE=stride)
+    torch.manual_seed(0)
+    for name, m in build().extractor.named_modules():
+        if isinstance(m, nn.Conv2d):
+            tolerance = max(0.02, 4 / math.sqrt(m.weight.numel()))
+            wanted = expected_std('extractor.' + name, m)
+            assert m.weight.std().item() == pytest.approx(wanted, rel=tolerance), name
+            assert m.bias is None, name
+        elif isinstance(m, nn.BatchNorm2d):
+            assert (m.weight == 1).all() and (m.bias == 0).all(), name
+        elif isinstance(m, nn.PReLU):
+            assert m.weight.tolist() == [0.25], name
+
+
+def test_how_transformers_start():
+    """ConvNeXt's paper: 0.02, layer scales 1e-6. ViT: positions 0.02, MLPs by Xavier, attention without bias."""
+    torch.manual_seed(0)
+    small_net(HEAD='fcn', TRUNK='convnext_tiny', STRIDE=32)
+    for name, p in build().extractor.named_parameters():
+        if name.endswith('layer_scale'):
+            assert (p == p.new_tensor(1e-6)).all(), name
+        elif p.ndim > 1:
+            assert p.std().item() == pytest.approx(0.02, rel=0.1), name
+        elif name.endswith('bias'):
+            assert (p == 0).all(), name
+    small_net(HEAD='fcn', TRUNK='vit_b_16', STRIDE=16)
+    trunk = build().extractor
+    assert trunk.encoder.pos_embedding.std().item() == pytest.approx(0.02, rel=0.02)
+    block = trunk.encoder.layers[3]
+    xavier = math.sqrt(2 / (768 + 3072))
+    assert block.mlp[0].weight.std().item() == pytest.approx(xavier, rel=0.02)
+    assert (block.self_attention.in_proj_bias == 0).all()
+    fan_in = math.sqrt(1 / (3 * 16 * 16))
+    assert trunk.conv_proj.weight.std().item() == pytest.approx(fan_in, rel=0.02)
 
 
 def test_the_unit_of_the_paper():
@@ -349,7 +395,7 @@ def test_momentum_follows_from_the_start(values, wanted, start):
 
 
 def test_momentum_is_told_and_a_trap_is_warned_of(run):
-    _, out = run('ITER_MAX=2')
+    _, out = run('ITER_MAX=2', 'WARMUP=0')
     assert 'BN_MOM 0.1, from scratch' in out and 'warning' not in out
     _, out = run('ITER_MAX=2', 'BN_MOM=3e-4', 'NAME=trap')
     assert 'BN_MOM 0.0003, from scratch' in out
@@ -391,14 +437,16 @@ def test_resuming_compares_what_momentum_means(run):
 
 def test_older_files_lack_settings_that_came_later():
     """What they lack stood for something; a run that would go on otherwise stops."""
-    put(ROTATE=10.0, ROTATE_PROB=0.5, LR_MIN=1e-4)
+    put(ROTATE=(10.0, 0.5), LR_MIN=1e-4, OPTIMIZER='nag')
     names = list(config.current())
-    older = {k: v for k, v in config.current().items() if k not in ('ROTATE_PROB', 'LR_MIN')}
+    later = 'LR_MIN', 'TRUNK', 'NORM', 'OPTIMIZER'
+    older = {k: v for k, v in config.current().items() if k not in later} | dict(ROTATE=10.0)
     assert checkpoint.differences(older, names) == [
-        'ROTATE_PROB was 1.0, is 0.5',
+        'ROTATE was 10.0, is (10.0, 0.5)',
+        "OPTIMIZER was 'sgd', is 'nag'",
         'LR_MIN was 0.0, is 0.0001',
     ]
-    put(ROTATE_PROB=1.0, LR_MIN=0.0)
+    put(ROTATE=10.0, LR_MIN=0.0, OPTIMIZER='sgd')
     assert checkpoint.differences(older, names) == [] and checkpoint.differences({}, names) == []
     put(LOSS='ohem')
     assert (
@@ -406,8 +454,9 @@ def test_older_files_lack_settings_that_came_later():
         in checkpoint.differences(older | dict(LOSS='ohem'), names)[0]
     )
     assert checkpoint.differences(config.current(), names) == []
-    put(ROTATE=0.0, ROTATE_PROB=0.5, LOSS='ce')  # a probability of nothing
-    assert checkpoint.differences(older | dict(ROTATE=0.0), names) == []
+    put(ROTATE=0.0, LOSS='ce')
+    kept = older | dict(ROTATE=0.0, ROTATE_PROB=0.5)  # a probability of nothing
+    assert checkpoint.differences(kept, names) == []
 
 
 def test_validation_in_training_uses_one_view(run):

@@ -19,16 +19,17 @@ PATHS = (  # ~ in these is the home folder
     'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'PRETRAINED', 'INIT', 'CHECKPOINT', 'SAVE_DIR',
 )  # fmt: skip
 AT_LEAST_ONE = (
-    'CROP_SIZE', 'SHORT_SIDE', 'N_CLASSES', 'MULTI_GRID', 'HEAD_CHANNELS', 'EM_CHANNELS',
-    'EM_BASES', 'STAGE_NUM', 'BATCH_SIZE', 'ACCUMULATE', 'ITER_MAX', 'ITER_LOG', 'ITER_SAVE',
-    'TEST_CROP', 'TEST_BASE_SIZE', 'TEST_SHORT_SIDE', 'TEST_LONG_SIDE', 'TEST_BATCH',
+    'CROP_SIZE', 'BASE_SIZE', 'SHORT_SIDE', 'N_CLASSES', 'MULTI_GRID', 'HEAD_CHANNELS',
+    'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'BATCH_SIZE', 'ACCUMULATE', 'ITER_MAX', 'ITER_LOG',
+    'ITER_SAVE', 'TEST_CROP', 'TEST_BASE_SIZE', 'TEST_SHORT_SIDE', 'TEST_BATCH',
 )  # fmt: skip
 AT_MOST_ONE = (
-    'CAT_MAX_RATIO', 'ROTATE_PROB', 'BLUR', 'JITTER', 'FLIP', 'BN_MOM', 'EM_MOM', 'LR_MOM',
+    'CAT_MAX_RATIO', 'BLUR', 'JITTER', 'FLIP', 'BN_MOM', 'EM_MOM', 'LR_MOM',
 )  # fmt: skip
+OF_RESNET = ('N_LAYERS', 'STEM', 'MULTI_GRID', 'FIRST_BLOCK')  # other trunks do not read them
 ABOVE_ZERO = ('STD', 'SCALES', 'CAT_MAX_RATIO', 'TEST_SCALES')
-AT_MOST = {'SCALES': 100, 'TEST_SCALES': 100, 'SEED': 2**63 - 1, 'DROPOUT': 0.99,
-           'ROTATE': 180, 'IGNORE_LABEL': 255, 'N_CLASSES': 254}  # fmt: skip
+AT_MOST = {'SCALES': 100, 'TEST_SCALES': 100, 'SEED': 2**63 - 1, 'DROPOUT': 0.99, 'ROTATE': 180,
+           'BASE_SIZE': 100_000, 'IGNORE_LABEL': 255, 'N_CLASSES': 254}  # fmt: skip
 
 
 class UserError(Exception):
@@ -56,6 +57,30 @@ def sides(size):
     if isinstance(size, tuple):
         return size
     return size, size
+
+
+def pair(value, second):
+    """Return a setting that is one value or two as two, `second` by default."""
+    if isinstance(value, tuple):
+        return value
+    return value, second
+
+
+def flat(value):
+    """Return the parts of a setting that is one value, a tuple, or a tuple of tuples, in a list."""
+    if not isinstance(value, tuple):
+        return [value]
+    parts = []
+    for one in value:
+        parts += flat(one)
+    return parts
+
+
+def trunk_name():
+    """Return the trunk that settings describe, in words."""
+    if settings.TRUNK == 'resnet':
+        return f'ResNet-{settings.N_LAYERS}'
+    return settings.TRUNK
 
 
 def as_text(values):
@@ -159,7 +184,7 @@ def convert(name, value, where):
         ) from None
     if name in PATHS:
         value = os.path.expanduser(value)
-    for number in value if isinstance(value, tuple) else (value,):
+    for number in flat(value):
         if type(number) in (int, float) and name in kinds:  # the others are the user's own
             check_range(name, number, where)
     return value
@@ -272,12 +297,68 @@ def override(words):
             values['NAME'] = read_argument(word)[1]
     put(values)
     check()
+    unread = sorted(explicit & set(OF_RESNET))
+    if settings.TRUNK != 'resnet' and unread:
+        raise UsageError(
+            f'{unread[0]} is for TRUNK=resnet alone, and TRUNK = {settings.TRUNK!r}; leave it out'
+        )
     return explicit
 
 
 def put(values):
     """Put settings {name: value} in force; the only place that changes them."""
     vars(settings).update(values)
+
+
+def check_base_size():
+    """Raise UsageError if training images would be padding for the most part, or huge."""
+    scale = max(settings.SCALES)
+    side = settings.BASE_SIZE * scale
+    start = (
+        f'BASE_SIZE = {settings.BASE_SIZE} times {scale:g}, the largest of SCALES, is a long side '
+        f'of {side:.0f} pixels'
+    )
+    if 2 * side < max(sides(settings.CROP_SIZE)):
+        raise UsageError(
+            f'{start}, not half of the crop (CROP_SIZE = {settings.CROP_SIZE!r}), most of which '
+            'would always be padding; raise BASE_SIZE'
+        )
+    if side**2 > settings.MAX_PIXELS:
+        raise UsageError(
+            f'{start}: a square image would be enlarged beyond MAX_PIXELS = '
+            f'{settings.MAX_PIXELS:,}, above which pictures are refused; lower BASE_SIZE'
+        )
+
+
+def check_rates():
+    """Raise UsageError where optimiser, rates and probabilities do not go together."""
+    if pair(settings.ROTATE, 1.0)[1] > 1:
+        raise UsageError(
+            f'ROTATE = {settings.ROTATE!r} is out of range: expected degrees, or degrees and a '
+            'probability of 0 to 1'
+        )
+    if settings.LR_MIN > settings.LR:
+        raise UsageError(f'LR_MIN = {settings.LR_MIN} is larger than LR = {settings.LR}; lower it')
+    if settings.OPTIMIZER == 'nag' and settings.LR_MOM == 0:
+        raise UsageError(
+            'OPTIMIZER=nag looks ahead along the momentum, and LR_MOM = 0 is none; '
+            'use OPTIMIZER=sgd, or raise LR_MOM'
+        )
+    if settings.OPTIMIZER in ('adam', 'adamw') and settings.LR_MOM == 1:
+        raise UsageError(
+            f'OPTIMIZER={settings.OPTIMIZER} never moves with LR_MOM = {settings.LR_MOM}; '
+            'use one below 1, such as 0.9'
+        )
+    steps = settings.LR_POLICY
+    if isinstance(steps, tuple) and list(steps) != sorted(set(steps)):
+        raise UsageError(
+            f'LR_POLICY = {steps!r}: the steps at which the rate falls must increase; sort them'
+        )
+    if isinstance(steps, tuple) and len(steps) == 1 and steps[0] < 5:
+        raise UsageError(
+            f'LR_POLICY = {steps!r} is a fall to a tenth after step {steps[0]}; as a power of poly '
+            f'write it with a point: LR_POLICY={steps[0]}.0'
+        )
 
 
 def check():
@@ -297,13 +378,14 @@ def check():
             f'{settings.TEST_BASE_SIZE} both give the size of an image at scale 1; '
             'set one of them to None'
         )
-    if settings.TEST_LONG_SIDE and not settings.TEST_SHORT_SIDE:
+    if settings.SHORT_SIDE and settings.BASE_SIZE:
         raise UsageError(
-            f'TEST_LONG_SIDE = {settings.TEST_LONG_SIDE} limits TEST_SHORT_SIDE, which is None; '
-            'set that, or TEST_BASE_SIZE for the long side alone'
+            f'SHORT_SIDE = {settings.SHORT_SIDE} and BASE_SIZE = {settings.BASE_SIZE} both give '
+            'the size of a training image; set one of them to None'
         )
-    if settings.LR_MIN > settings.LR:
-        raise UsageError(f'LR_MIN = {settings.LR_MIN} is larger than LR = {settings.LR}; lower it')
+    if settings.BASE_SIZE:
+        check_base_size()
+    check_rates()
     if settings.BATCH_SIZE % settings.ACCUMULATE:
         raise UsageError(
             f'BATCH_SIZE = {settings.BATCH_SIZE} cannot be cut into ACCUMULATE = '

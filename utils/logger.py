@@ -240,7 +240,7 @@ def print_facts(world, data, val, net, per_device):
         f'{settings.DATASET}: {len(data)} images in {settings.TRAIN_SPLIT}, '
         f'{len(val) if val else 0} in {settings.VAL_SPLIT}, {len(data.names)} classes, '
         f'in {data.root}{note}\n'
-        f'{settings.HEAD} on ResNet-{settings.N_LAYERS} at stride {settings.STRIDE}: '
+        f'{settings.HEAD} on {config.trunk_name()} at stride {settings.STRIDE}: '
         f'{parameters:.2f} M parameters; '
         f'BN_MOM {config.bn_momentum(values):g}, {origin}\n'
         f'batch {settings.BATCH_SIZE} = {per_device} per device x {devices} devices '

@@ -3,7 +3,13 @@
 utils/config.py imports this module, which imports nothing.
 """
 
-OLDER = {'ROTATE_PROB': 1.0, 'LR_MIN': 0.0}  # what files that lack these settings had
+OLDER = {  # what files that lack these settings had
+    'LR_MIN': 0.0,
+    'TRUNK': 'resnet',
+    'NORM': 'batch',
+    'OPTIMIZER': 'sgd',
+    'BASE_SIZE': None,
+}
 MOVED = (  # old name; now an argument of this HEAD or LOSS; its name; the value it has by default
     ('PSP_BINS', 'HEAD', 'psp', 'bins', (1, 2, 3, 6)),
     ('PSA_TYPE', 'HEAD', 'psa', 'type', 'both'),
@@ -36,6 +42,10 @@ REPLACEMENTS = {  # of settings that did not become an argument of one head or l
     'STRIDE_IN_1X1': "STEM='caffe' is the plain stem with strides in the first 1x1 convolution",
     'LABEL_SMOOTHING': "use LOSS_ARGS={'smoothing': ...} with LOSS=ce or LOSS=ohem",
     'LR_STEPS': 'LR_POLICY=(20000, 26000) is the policy of these steps',
+    'ROTATE_PROB': 'ROTATE=(10, 0.5) is degrees and the probability of a rotation',
+    'POLY_POWER': 'LR_POLICY=0.9 is poly with this power',
+    'LONG_SIDE': 'SHORT_SIDE=((640, 672), 1333) is the sides and the limit of the long one',
+    'TEST_LONG_SIDE': 'TEST_SHORT_SIDE=(800, 1333) is the short side and the limit of the long one',
     'EXTRA_WEIGHTS': "aux_weights in the head's file in heads/ holds these weights",
     'TEST_STAGE_NUM': 'STAGE_NUM holds for training and evaluation',
     'TEST_MODE': 'a split without labels gives server files, and SAVE_DIR gives pictures',
@@ -43,6 +53,10 @@ REPLACEMENTS = {  # of settings that did not become an argument of one head or l
     'TEST_STRIDE_RATE': 'windows always move by 2/3 of their sides',
     'TEST_AVERAGE': 'probabilities are always averaged',
 }
+
+
+# into ROTATE, LR_POLICY, SHORT_SIDE, TEST_SHORT_SIDE
+MERGED = 'ROTATE_PROB', 'POLY_POWER', 'LONG_SIDE', 'TEST_LONG_SIDE'
 
 
 def replacement(old):
@@ -97,10 +111,34 @@ def scales(name, values, mode):
     return values
 
 
+def merged(kept):
+    """Return the settings into which MERGED ones of kept settings went, {name: value}."""
+    values = {}
+    degrees, probability = kept.get('ROTATE'), kept.get('ROTATE_PROB', 1)
+    if degrees and is_number(degrees) and probability != 1:
+        values['ROTATE'] = degrees, probability
+    power = kept.get('POLY_POWER', 0.9)
+    if kept.get('LR_POLICY') == 'poly' and power != 0.9:
+        values['LR_POLICY'] = power
+    short, long = kept.get('TEST_SHORT_SIDE'), kept.get('TEST_LONG_SIDE')
+    if long and short and is_number(short):
+        values['TEST_SHORT_SIDE'] = short, long
+    return values
+
+
+def with_limit(sides, limit):
+    """Return SHORT_SIDE of older sides and LONG_SIDE, which was 0 where there was no limit."""
+    if not sides or not isinstance(sides, (tuple, list)) or not all(map(is_number, sides)):
+        return sides
+    if not limit or not is_number(limit):
+        return sides
+    return tuple(sides), limit
+
+
 def recipe(values):
     """Return the settings of a recipe; translated if it is an older run's, which holds all."""
     holds_all = {'HEAD', 'LOSS', 'SCALES'} <= set(values)
-    if holds_all and ('SCALE_MODE' in values or 'LR_STEPS' in values):
+    if holds_all and {'SCALE_MODE', 'LR_STEPS', 'POLY_POWER', 'LONG_SIDE'} & set(values):
         return translated(values)
     return values
 
@@ -112,7 +150,7 @@ def translated(kept):
     scores and has no name today. Head and loss arguments are sorted, and left out where they have
     their default, so that two runs can be compared.
     """
-    dropped = {old for old, *_ in MOVED} | {'SCALE_MODE', 'LR_STEPS'}
+    dropped = {old for old, *_ in MOVED} | {'SCALE_MODE', 'LR_STEPS', *MERGED}
     dropped |= {name for name, default in GONE.items() if kept.get(name) == default}
     if not deep_with_strides_in_1x1(kept):
         dropped.add('STRIDE_IN_1X1')
@@ -125,8 +163,11 @@ def translated(kept):
     drawn_from = 'SHORT_SIDE' if kept.get('SHORT_SIDE') else 'SCALES'  # the other is not used
     if 'SCALE_MODE' in kept and drawn_from in kept:
         values[drawn_from] = scales(drawn_from, kept[drawn_from], kept['SCALE_MODE'])
+    if 'SHORT_SIDE' in values and 'LONG_SIDE' in kept:
+        values['SHORT_SIDE'] = with_limit(values['SHORT_SIDE'], kept['LONG_SIDE'])
     if kept.get('LR_POLICY') == 'step' and 'LR_STEPS' in kept:
         values['LR_POLICY'] = kept['LR_STEPS']
+    values |= merged(kept)
     has_bottlenecks = kept.get('N_LAYERS') not in (18, 34)
     if has_bottlenecks and kept.get('STRIDE_IN_1X1') and kept.get('STEM') == 'plain':
         values['STEM'] = 'caffe'

@@ -22,3 +22,8 @@ def printable(text, keep='', most=None):
 def shell_word(text):
     """Return text as one word of a command line that can be pasted into a shell."""
     return shlex.quote(printable(text))
+
+
+def shown_name(name):
+    """Return the name of a tensor, which may be anything, for a sentence."""
+    return printable(name, most=100)

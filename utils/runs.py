@@ -110,11 +110,14 @@ def read(path, parse, report):
 def read_run(name, folder, report):
     """Return the Run of a folder that holds a log.jsonl."""
     log = read(os.path.join(folder, 'log.jsonl'), log_entries, report)
+    settings = read(os.path.join(folder, 'settings.py'), run_settings, report)
+    if settings:
+        settings = older.OLDER | settings
     train = [entry | {'loss': number(entry['loss'])} for entry in log if 'loss' in entry]
     val = [entry for entry in log if number(entry.get('val/mIoU')) is not None]
     return Run(
         name=name,
-        settings=read(os.path.join(folder, 'settings.py'), run_settings, report),
+        settings=settings,
         code=read(os.path.join(folder, 'source.zip'), checksums, report),
         scores=read(os.path.join(folder, 'scores.json'), json_object, report),
         machine=read(os.path.join(folder, 'machine.json'), json_object, report),

@@ -113,6 +113,11 @@ def sentence(error):
             'a replica of nn.DataParallel failed while the others waited for it, most likely out '
             'of memory; lower BATCH_SIZE, or start with torchrun'
         )
+    if 'Expected more than 1 value per channel' in text and settings.NORM == 'group':
+        return (
+            f'group norm has a single value per group: a map of 1x1, as HEAD={settings.HEAD} may '
+            'pool, of very few channels; use NORM=batch, or a wider head'
+        )
     if 'Expected more than 1 value per channel' in text:
         return (
             'batch norm has a single value per channel to train on: a map of 1x1, as '

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import torch
 
+from utils import mxnet, safetensors
 from utils.config import UserError
-from utils.conversion import shown_name
 from utils.files import atomic_write
+from utils.printable import shown_name
 
 FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
 INTEGERS = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
@@ -45,16 +46,14 @@ def save(path, state):
 def read(path):
     """Return the plain tensors and values of a checkpoint file; code inside is never run.
 
-    UserError if a checksum in it does not fit: torch itself would load flipped bits as weights.
+    The first bytes tell the container, whatever the file's ending: torch's own, MXNet's .params or
+    .npz, safetensors. UserError if a checksum in it does not fit: torch itself would load flipped
+    bits as weights.
     """
     if not os.path.isfile(path):
         raise UserError(f'{path}: there is no such checkpoint')
     try:
-        if zipfile.is_zipfile(path):  # files of torch before 1.6 are none, and have no checksums
-            check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of kinds of tensors that are refused here
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return reader(path)(path)
     except UserError:
         raise
     except Exception as e:  # torch and zipfile raise many kinds
@@ -67,6 +66,27 @@ def read(path):
             f'{path}: this is no checkpoint, or only part of one ({type(e).__name__}); '
             'fetch or save it again'
         ) from None
+
+
+def reader(path):
+    """Return the function that reads a checkpoint file."""
+    with open(path, 'rb') as f:
+        start = f.read(16)
+    if start.startswith(mxnet.FIRST_BYTES):
+        return mxnet.read_params
+    if safetensors.is_header(start):
+        return safetensors.read
+    if zipfile.is_zipfile(path):  # files of torch before 1.6 are none, and have no checksums
+        check_archive(path)
+        if mxnet.is_npz(path):
+            return mxnet.read_npz
+    return read_torch
+
+
+def read_torch(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of kinds of tensors that are refused here
+        return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def check_archive(path):
@@ -201,15 +221,33 @@ def check_optimizer(optimizer, before):
     before  its param_groups as they were, copied
     """
     for old, group in zip(before, optimizer.param_groups, strict=True):
-        for key in ('momentum', 'weight_decay', 'lr_mult'):
-            if type(group.get(key)) not in (int, float) or group[key] != old[key]:
+        for key in ('momentum', 'betas', 'weight_decay', 'lr_mult'):
+            if key in old and not same_numbers(group.get(key), old[key]):
                 raise ValueError(f'its optimizer has another {key}')
         for parameter in group['params']:
-            buffer = optimizer.state.get(parameter, {}).get('momentum_buffer')
-            if buffer is None:
-                continue
-            if unfit('momentum', buffer) or buffer.shape != parameter.shape:
-                raise ValueError('its optimizer has momentum of another kind')
+            check_moments(optimizer.state.get(parameter, {}), parameter, 'betas' in old)
+
+
+def same_numbers(value, expected):
+    """Tell whether a value is the number, or tuple of numbers, that is expected, and no tensor."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(type(number) in (int, float) for number in numbers) and value == expected
+
+
+def check_moments(state, parameter, is_adam):
+    """Raise ValueError if what an optimizer keeps of a parameter is of another kind."""
+    names = ['momentum_buffer']
+    if is_adam and state:
+        names = ['exp_avg', 'exp_avg_sq']
+        step = state.get('step')
+        if unfit('step', step) or step.shape != ():
+            raise ValueError('its optimizer has steps of another kind')
+    for name in names:
+        buffer = state.get(name)
+        if buffer is None and not (is_adam and state):  # nothing yet, or a frozen parameter
+            continue
+        if unfit(name, buffer) or buffer.shape != parameter.shape:
+            raise ValueError('its optimizer has momentum of another kind')
 
 
 # -------------------------------------------------------------------------------- what came of them
@@ -222,6 +260,7 @@ class Report(NamedTuple):
                              them in another shape
     unexpected               names in the file that the network has no place for
     step, settings           what the file says of them; None, {}
+    left_out                 names in the file that are no part of a network
     note                     more to say
     """
 
@@ -234,6 +273,7 @@ class Report(NamedTuple):
     step: int = None
     settings: dict = {}
     note: str = ''
+    left_out: list = []
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.wrong)
@@ -242,6 +282,7 @@ class Report(NamedTuple):
             ('missing', self.missing),
             ('of another shape', self.wrong),
             ('not used', self.unexpected),
+            ('left out', self.left_out),
         ):
             if names:
                 some = ', '.join(map(shown_name, names[:4])) + (', ...' if len(names) > 4 else '')

@@ -2,32 +2,30 @@
 
 File      a checkpoint, read: its family, its state dict with this project's names, what else it has
 describe  the settings of its network, from its tensors and from the release it belongs to
-source    the line that says what came from where
 """
 
 import math
-import shlex
 from typing import NamedTuple
 
 import settings
-from utils import config, conversion
+from conversion import gluon, mmseg, mmseg_config, names
+from conversion.families import FAMILIES, MMSEG, MXNET, OWN
+from conversion.sentences import contradiction, join
+from heads import HEADS
+from heads.blocks import Head
+from heads.psa import mask_side
+from trunks import TRUNKS, trunk_of
+from utils import config
 from utils.config import UserError
-from utils.conversion import FAMILIES, OWN
 from utils.kept import check_sizes, shown, sift
 from utils.older import deep_with_strides_in_1x1
-from utils.printable import printable
 from utils.weights import STEPS
 
 # Settings that decide what a network computes; a checkpoint brings them along.
 NETWORK = (
-    'HEAD', 'HEAD_ARGS', 'N_LAYERS', 'STEM', 'STRIDE', 'MULTI_GRID', 'FIRST_BLOCK', 'UPSAMPLE',
-    'HEAD_CHANNELS', 'SECOND_CONV', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM', 'EM_GRAD',
-    'AUX_WEIGHT', 'MEAN', 'STD', 'CHANNELS',
-)  # fmt: skip
-# Those that decide which tensors there are.
-TENSORS = (
-    'HEAD', 'HEAD_ARGS', 'N_LAYERS', 'STEM', 'HEAD_CHANNELS', 'SECOND_CONV', 'EM_CHANNELS',
-    'EM_BASES', 'AUX_WEIGHT', 'N_CLASSES',
+    'HEAD', 'HEAD_ARGS', 'TRUNK', 'N_LAYERS', 'STEM', 'NORM', 'STRIDE', 'MULTI_GRID', 'FIRST_BLOCK',
+    'UPSAMPLE', 'HEAD_CHANNELS', 'SECOND_CONV', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM',
+    'EM_GRAD', 'AUX_WEIGHT', 'MEAN', 'STD', 'CHANNELS',
 )  # fmt: skip
 TRUNK = 'STEM', 'MULTI_GRID', 'FIRST_BLOCK', 'MEAN', 'STD', 'CHANNELS'  # no tensor tells these
 EM_UNIT = 'SECOND_CONV', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM', 'EM_GRAD'
@@ -38,23 +36,10 @@ BLOCKS = {  # of layer1..4, and whether they are bottlenecks: number of layers
     (3, 4, 23, 3, True): 101,
     (3, 8, 36, 3, True): 152,
 }
-HEAD_MARKS = {  # with what names of its tensors begin; the first one that fits
-    'ema': 'emau.',
-    'psp': 'head.ppm.',
-    'psa': 'head.directions.',
-    'danet': 'head.position.',
-    'deeplabv3plus': 'head.low.',
-    'acfnet': 'head.coarse.',
-    'deeplabv3': 'head.aspp.',
-    'denseaspp': 'head.steps.',
-    'nonlocal': 'head.block.query.',
-    'a2net': 'head.block.feature.',
-    'semanticfpn': 'head.laterals.',
-    'att2scale': 'head.score.',
-    'bisenet': 'head.spatial.',
-    'fcn': 'head.out.',
-}
-CLASSIFIERS = 'fc2.weight', 'head.out.2.weight', 'head.out.1.weight', 'head.score.2.weight'
+CLASSIFIERS = (  # HEAD_CHANNELS wide; head.aux.1 is SwiftNetPR's, whose main one may be narrower
+    'head.aux.1.weight', 'fc2.weight', 'head.out.2.weight', 'head.out.1.weight',
+    'head.score.2.weight', 'head.aux.0.2.weight',
+)  # fmt: skip
 PSA_CELLS = 'head.directions.0.attention.1.weight'
 PSA_SECOND = 'head.directions.1.reduce.conv.weight'
 
@@ -71,7 +56,9 @@ class File(NamedTuple):
     invalid: dict  # {name: text} of kept settings whose values this version does not know
     official: bool  # the official EMANet's, which has the names of this project
     n_classes: int | None  # as the file says, not its tensors
+    notes: dict = {}  # settings that a foreign file tells, but not by tensors
     data: str = ''  # dataset.Dataset.digest() of what it was trained on; '' = it does not say
+    left_out: list = []  # names of tensors in the file that are no part of the network
 
     @property
     def foreign(self):
@@ -80,9 +67,8 @@ class File(NamedTuple):
 
     @property
     def format(self):
-        if self.family.endswith('ResNet trunk'):
-            stem = 'deep' if 'extractor.0.0.weight' in self.state else 'plain'
-            return f'{stem}-stem {self.family}'
+        if self.is_trunk and self.family != OWN:
+            return trunk_format(self.family, trunk_settings(self.shapes))
         if self.family == OWN:
             return 'EMANet' if 'emau.mu' in self.state else 'network'
         return self.family
@@ -99,9 +85,21 @@ class File(NamedTuple):
         return shapes
 
 
+def trunk_format(family, told):
+    """Return what a file with a trunk alone is called, by what its tensors told."""
+    maker = family.removesuffix('trunk').removesuffix('ResNet ').strip()
+    if family == MXNET:
+        maker = 'GluonCV'
+    if told.get('TRUNK') == 'resnet':
+        return f'{told["STEM"]}-stem {maker} ResNet trunk'.replace('  ', ' ')
+    return f'{maker} {told.get("TRUNK", "")} trunk'.replace('  ', ' ')
+
+
 def open_file(content, path):
     """Return what a checkpoint file holds, {name: value}, as a File."""
-    family, state = conversion.rename(conversion.state_dict(content, path), path)
+    state, left_out = names.network_of(names.state_dict(content, path), path)
+    state, aux = mmseg.without_other_aux(state)
+    family, state = names.rename(state, path)
     kept, step, n_classes = (content.get(key) for key in ('settings', 'step', 'n_classes'))
     if kept is not None and not isinstance(kept, dict) and family == OWN:
         raise UserError(
@@ -119,22 +117,86 @@ def open_file(content, path):
     official = family == OWN and 'step' in content and 'emau.mu' in state and not kept
     data = content.get('data')
     data = data if isinstance(data, str) else ''
-    return File(path, family, state, step, valid, kept, invalid, official, n_classes, data)
+    notes = mmseg_config.conventions(content.get('meta'), path) if family == MMSEG else {}
+    return File(
+        path,
+        family,
+        state,
+        step,
+        valid,
+        kept,
+        invalid,
+        official,
+        n_classes,
+        notes,
+        data,
+        left_out + aux,
+    )
 
 
 # ------------------------------------------------------------------------- what the tensors tell
 
 
 def trunk_settings(shapes):
-    """Return N_LAYERS and STEM that the names of tensors tell, or {}."""
+    """Return TRUNK, NORM, and of a ResNet N_LAYERS and STEM, that names and shapes tell, or {}."""
+    trunk, told = trunk_of(shapes), {'NORM': 'group'}
+    if any(key.startswith('extractor.') and key.endswith('.running_mean') for key in shapes):
+        told['NORM'] = 'batch'
+    elif trunk.startswith(('convnext', 'vit')):  # layer norms, whatever the head has
+        told = {}
+    if trunk:
+        return {'TRUNK': trunk} | told
     counts = []
     for i in (4, 5, 6, 7):
         counts.append(len({k.split('.')[2] for k in shapes if k.startswith(f'extractor.{i}.')}))
     n_layers = BLOCKS.get((*counts, 'extractor.4.0.conv3.weight' in shapes))
     if not n_layers:
         return {}
-    stem = 'deep' if 'extractor.0.0.weight' in shapes else 'plain'
-    return {'N_LAYERS': n_layers, 'STEM': stem}
+    first = shapes.get('extractor.0.0.weight')
+    stem = 'deep' if first else 'plain'
+    if first and first[0] == 32:
+        stem = 'v1c'
+    return {'N_LAYERS': n_layers, 'STEM': stem, 'TRUNK': 'resnet'} | told
+
+
+def to_use(trunk):
+    """Return what has to be set, and is not, for a trunk that trunk_settings() told."""
+    other = {name: value for name, value in trunk.items() if value != getattr(settings, name)}
+    kind = TRUNKS.get(other.get('TRUNK'))
+    if kind and settings.STRIDE not in kind.allowed:
+        other['STRIDE'] = kind.allowed[0]
+    return other
+
+
+def misfit(file):
+    """Return what is wrong with a file whose tensors make no whole network."""
+    if file.is_trunk and trunk_settings(file.shapes):
+        return (
+            'this is a trunk without a head; training starts from it with PRETRAINED=FILE, and '
+            'evaluation needs a whole network'
+        )
+    return (
+        'it does not fit: part of a file, two networks in one, or a network that is not here; '
+        'INIT=FILE loads what fits'
+    )
+
+
+def marks():
+    """Return {name: beginning of the name of a tensor} of the heads that their tensors tell."""
+    known = {'ema': 'emau.'}
+    for name, head in HEADS.items():
+        mark = vars(head).get('mark')  # a head of the user's own does not inherit it
+        if mark:
+            known[name] = 'head.' + mark
+    return known
+
+
+def head_of(shapes):
+    """Return the head that names of tensors tell, the last one in HEADS that fits, or None."""
+    for head, mark in reversed(marks().items()):
+        if any(name.startswith(mark) for name in shapes):
+            return head
+    return None
 
 
 def implied(shapes):
@@ -143,19 +205,23 @@ def implied(shapes):
     N_CLASSES is in them wherever there is a classifier, whatever the data set has.
     """
     told = trunk_settings(shapes)
+    told['NORM'] = 'group'
+    if any(key.endswith('.running_mean') for key in shapes):
+        told['NORM'] = 'batch'
     told['AUX_WEIGHT'] = 0.0
     if any(key.startswith('aux.') for key in shapes):
         told['AUX_WEIGHT'] = settings.AUX_WEIGHT or 0.4
-    for head, mark in HEAD_MARKS.items():
-        if any(key.startswith(mark) for key in shapes):
-            told |= {'HEAD': head, 'HEAD_ARGS': head_arguments(head, shapes)}
-            break
-    head, width = told.get('HEAD'), None
+    head, width = head_of(shapes), None
+    if head:
+        told |= {'HEAD': head, 'HEAD_ARGS': {}}
     classifier = [key for key in CLASSIFIERS if len(shapes.get(key, ())) == 4]
     if classifier:
         told['N_CLASSES'], width = shapes[classifier[0]][:2]
+    if head in HEADS:
+        told['HEAD_ARGS'] = HEADS[head].told(shapes)
     if head == 'ema':
-        told['SECOND_CONV'] = 'fc1.0.conv.weight' in shapes
+        told['HEAD_ARGS'] = {'mmseg': True} if 'fc1.fuse.conv.weight' in shapes else {}
+        told['SECOND_CONV'] = any(key.startswith(('fc1.0.', 'fc1.conv.')) for key in shapes)
         if len(shapes.get('emau.mu', ())) == 3:
             told['EM_CHANNELS'], told['EM_BASES'] = shapes['emau.mu'][1:]
     if head == 'semanticfpn' and width:
@@ -164,17 +230,6 @@ def implied(shapes):
     if width and told.get('SECOND_CONV', True) and not paper:
         told['HEAD_CHANNELS'] = width
     return told
-
-
-def head_arguments(head, shapes):
-    """Return the HEAD_ARGS that tensors tell."""
-    if head == 'danet':
-        return {'d2': 'head.position.1.gamma' not in shapes}
-    if head == 'deeplabv3':
-        return {'paper': 'head.out.2.weight' not in shapes}
-    if head == 'psa' and PSA_SECOND in shapes:
-        return {'type': 'both'}
-    return {}
 
 
 def psa_arguments(shapes, args, follows, path):
@@ -207,28 +262,62 @@ def psa_arguments(shapes, args, follows, path):
 # ---------------------------------------------------------------------------- what the file tells
 
 
-def describe(file, given, mask_side):
+def describe(file, given):
     """Return the settings that a file tells, and those that its makers' release had.
 
-    given      settings of the command line
-    mask_side  the function of heads.psa
+    given  settings of the command line
     """
     shapes = file.shapes
     told, released = implied(shapes), {}
     if file.settings or file.invalid:
-        told |= kept_network(file, told, given)
+        told |= those_read(kept_network(file, told, given), told)
     elif file.foreign:
-        family = FAMILIES[file.family]
-        released = family.released | family.by_classes.get(told.get('N_CLASSES'), {})
-        released['HEAD_ARGS'] = family.head_args.get(told.get('HEAD'), {})
+        released = published(file, told)
         if 'STEM' in released:
             told.pop('STEM', None)
     else:
         told = completed_by_settings(told)
     add_classes(file, told)
     if told.get('HEAD') == 'psa':
-        add_mask(file, told, released, given, mask_side)
+        add_mask(file, told, released, given)
     return told, released
+
+
+def those_read(values, told):
+    """Return settings of a network without those that its trunk, as tensors told, does not read."""
+    if told.get('TRUNK', 'resnet') == 'resnet':
+        return values
+    return {name: value for name, value in values.items() if name not in config.OF_RESNET}
+
+
+def published(file, told):
+    """Return the settings that a foreign network needs, by what its tensors told."""
+    family = file.family
+    head, makers = told.get('HEAD'), FAMILIES[family]
+    values = makers.released | makers.by_classes.get(told.get('N_CLASSES'), {})
+    values |= {'HEAD_ARGS': makers.head_args.get(head, {})}
+    if family == MXNET:
+        values |= gluon.released(head, told.get('N_LAYERS'))
+    if family == MMSEG and told.get('N_LAYERS') in (18, 34):
+        values['FIRST_BLOCK'] = 'once'
+    notes = dict(file.notes)
+    if 'corners' not in values['HEAD_ARGS']:
+        args = notes.get('HEAD_ARGS', {})
+        notes['HEAD_ARGS'] = {k: v for k, v in args.items() if k != 'corners'}
+    values = join(values, notes)
+    strides = possible_strides(told)
+    if values and strides and values.get('STRIDE', strides[0]) not in strides:
+        values['STRIDE'] = strides[0]
+    return those_read(values, told)
+
+
+def possible_strides(told):
+    """Return the strides of trunk and head that tensors told."""
+    strides = HEADS.get(told.get('HEAD'), Head).strides
+    trunk = TRUNKS.get(told.get('TRUNK'))
+    if trunk:
+        return [stride for stride in strides if stride in trunk.allowed]
+    return strides
 
 
 def kept_network(file, told, given):
@@ -261,7 +350,7 @@ def kept_network(file, told, given):
 def completed_by_settings(told):
     """Return what the tensors of a file without settings tell; the rest is as in settings."""
     told = dict(told)
-    if settings.HEAD not in HEAD_MARKS:  # a head of the user's own, whose tensors tell nothing
+    if settings.HEAD not in marks():  # a head of the user's own, whose tensors tell nothing
         for name in ('HEAD', 'HEAD_ARGS', 'HEAD_CHANNELS'):
             told.pop(name, None)
     if told.get('HEAD') == settings.HEAD:
@@ -273,7 +362,7 @@ def completed_by_settings(told):
 
 def add_classes(file, told):
     """Put the number of classes into `told`, unless only the tensors of an unknown head have it."""
-    if told.get('HEAD') not in HEAD_MARKS:
+    if told.get('HEAD') not in marks():
         told.pop('N_CLASSES', None)
     kept = file.settings.get('N_CLASSES')
     if file.family == OWN and file.n_classes:
@@ -282,7 +371,7 @@ def add_classes(file, told):
         told['N_CLASSES'] = kept
 
 
-def add_mask(file, told, released, given, mask_side):
+def add_mask(file, told, released, given):
     """Add what a PSANet's mask needs to `told`, and to the arguments in `released`."""
     args = join(released, told)['HEAD_ARGS']
     crop = file.settings.get('CROP_SIZE', settings.CROP_SIZE)
@@ -304,102 +393,3 @@ def add_mask(file, told, released, given, mask_side):
         side = tuple((n - 1) * shrink * stride + 1 for n in config.sides(args['mask']))
         told['CROP_SIZE'] = crop if follows == config.sides(args['mask']) else side
         told['TEST_CROP'] = told['CROP_SIZE']
-
-
-def join(*layers):
-    """Return settings of which later ones take precedence; HEAD_ARGS are joined."""
-    values = {}
-    for layer in layers:
-        args = values.get('HEAD_ARGS', {}) | layer.get('HEAD_ARGS', {})
-        values |= layer
-        if 'HEAD_ARGS' in values:
-            values['HEAD_ARGS'] = args
-    return values
-
-
-# -------------------------------------------------------------------------------- what to say of it
-
-
-def as_arguments(values):
-    """Return settings as one types them on the command line, quoted for the shell where needed."""
-    return ' '.join(as_argument(name, value) for name, value in values.items())
-
-
-def as_argument(name, value):
-    """Return a setting as one word of the command line; what a file says may hold anything."""
-    word = printable(f'{name}={value}')
-    quoted = shlex.quote(word)
-    if quoted == word or set(word) & set('"$`\\!'):
-        return quoted
-    return f'"{word}"'  # reads better around (1, 2, 4) and {'type': 'both'}
-
-
-def same(a, b):
-    """Tell whether two values of a setting mean the same."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-3)
-    return a == b
-
-
-def overridden(values, given):
-    """Return those of the given settings that differ from `values`; of HEAD_ARGS those that do."""
-    differ = {}
-    for name, value in given.items():
-        if name == 'HEAD_ARGS':
-            args = values.get(name, {})
-            value = {k: v for k, v in value.items() if k not in args or args[k] != v}
-            if value:
-                differ[name] = value
-        elif name in values and not same(values[name], value):
-            differ[name] = value
-    return differ
-
-
-def contradicted(given, values):
-    """Return those of the given settings that differ from `values`, which tensors tell."""
-    differ = overridden(values, given)
-    return {name: differ[name] for name in TENSORS if name in differ}
-
-
-def contradiction(file, differ, values):
-    """Return the UserError for settings of the command line that the tensors contradict."""
-    wanted = as_arguments(differ)
-    actual = as_arguments({name: values.get(name) for name in differ})
-    return UserError(
-        f'{wanted} on the command line contradicts the tensors of {file.path}, which have '
-        f'{actual}; leave it out'
-    )
-
-
-def source(file, told, released, given, data_sets):
-    """Return the line that says from where the settings of a network came.
-
-    data_sets  names that DATASET may have
-    """
-    differ = overridden(join(released, told), given)
-    parts = []
-    makers = file.family
-    if makers == OWN:
-        makers = 'the official code'
-    for title, values in (('from the file', told), (f'as {makers} has it', released)):
-        rest = {name: value for name, value in values.items() if name not in differ}
-        if 'HEAD_ARGS' in values:
-            args = differ.get('HEAD_ARGS', {})
-            rest['HEAD_ARGS'] = {k: v for k, v in values['HEAD_ARGS'].items() if k not in args}
-            if not rest['HEAD_ARGS']:
-                del rest['HEAD_ARGS']
-        text = as_arguments(rest)
-        if text:
-            parts.append(f'{title}: {text}')
-    if not released and not file.settings:
-        parts.append('all else as settings say')
-    if differ:
-        parts.append(f'kept from the command line: {as_arguments(differ)}')
-    trained_on = file.settings.get('DATASET', settings.DATASET)
-    if trained_on in data_sets and trained_on != settings.DATASET:
-        parts.append(f'it was trained on DATASET={trained_on}')
-    elif trained_on != settings.DATASET:
-        parts.append(f'it was trained on {shown(trained_on)}, a data set that is not here')
-    return '\n' + '; '.join(parts)
