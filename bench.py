@@ -6,7 +6,7 @@
                                                   eager, not folded, float images, full-size logits
                                                   of the whole batch
     python bench.py N_LAYERS=50 --all --markdown  a row per head, as a table for a document
-    python bench.py N_LAYERS=50 --all --size      parameters and MACs alone
+    ... --size                                    parameters and MACs alone
     ... --rounds 9                                times each is measured
 
 Weights and pixels are random. Figures are median (min - max); each round has a ratio of its own.
@@ -57,7 +57,7 @@ def parser():
     flags = {
         '--plain': 'measure against the plain network, too',
         '--all': 'a row per head',
-        '--size': 'with --all: parameters and MACs alone',
+        '--size': 'parameters and MACs alone',
         '--markdown': 'with --all: a table for a document',
     }
     for flag, text in flags.items():
@@ -70,9 +70,9 @@ def parser():
 
 
 def pixels(batch):
-    """Return a uint8 batch as loaded: image (b, 3, h, w), channels last, and label (b, h, w)."""
+    """Return a uint8 batch as loaded: image (b, n, h, w), channels last, and label (b, h, w)."""
     size = config.sides(settings.CROP_SIZE)
-    image = torch.randint(256, (batch, *size, 3)).byte().permute(0, 3, 1, 2)
+    image = torch.randint(256, (batch, *size, len(settings.MEAN))).byte().permute(0, 3, 1, 2)
     return image, torch.randint(dataset.n_classes(), (batch, *size)).byte()
 
 
@@ -100,7 +100,7 @@ def load_libraries(world, net):
     """Run a network once: what libraries load is not counted as memory of a step."""
     side = 2 * settings.STRIDE + 1
     with torch.no_grad(), world.autocast():
-        net(torch.zeros(2, 3, side, side, device=world.device))
+        net(torch.zeros(2, len(settings.MEAN), side, side, device=world.device))
 
 
 def training_step(world, variant):
@@ -167,7 +167,7 @@ def time_steps(kind, variants, rounds, words=(), others=None):
 
 
 def bench_network(world, flags):
-    """Print size, then time and memory of a training step and of inference."""
+    """Print size, then, unless --size is set, time and memory of training and inference."""
     net, image = build().eval(), pixels(1)[0]
     work = measure.macs(net, image)
     compiled = ', compiled' if settings.COMPILE else ''
@@ -178,9 +178,11 @@ def bench_network(world, flags):
         f'{settings.HEAD} on {config.trunk_name()} at stride {settings.STRIDE}, '
         f'{image.shape[2]}x{image.shape[3]} pixels, {dataset.n_classes()} classes{compiled}\n'
         f'parameters {parameters(net):.2f} M; MACs {work:.2f} G per image, 2 FLOP each; '
-        'training is counted as 3 forwards\n'
-        f'memory: {memory}'
+        'training is counted as 3 forwards'
     )
+    if flags.size:
+        return
+    print(f'memory: {memory}')
     halves = {'tuned': world.half_type()}
     if flags.plain:
         halves['plain'] = None
@@ -305,8 +307,10 @@ def time_cells(kind, variant, rounds, words=()):
 def main(flags):
     if flags.child:
         return child(*flags.child)
-    if (flags.size or flags.markdown) and not flags.all:
-        raise UsageError('--size and --markdown go with --all')
+    if flags.markdown and not flags.all:
+        raise UsageError('--markdown goes with --all')
+    if flags.size and flags.plain:
+        raise UsageError('--plain compares times, and --size measures none; leave one out')
     world = measure.start()
     if flags.all:
         bench_all(flags)

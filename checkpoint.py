@@ -47,6 +47,7 @@ from utils.weights import (
     check_weights,
     read,
     save,  # noqa: F401 (checkpoint.save)
+    spread_channels,
     wrong_entry,
 )
 
@@ -236,10 +237,8 @@ def compare(net, file, part=None):
 
 def copy(net, file, matched, part=None):
     """Copy the tensors that matched, and the counters of batch norms, into a network."""
-    names = set(matched)
-    for key in file.state:
-        if key.endswith('num_batches_tracked') and in_part(key, part):
-            names.add(key)
+    counters = {key for key in file.state if key.endswith('num_batches_tracked')}
+    names = {*matched, *(key for key in counters if in_part(key, part))}
     ours = {key: value for key, value in net.state_dict().items() if key in names}
     check_weights(file.path, {key: file.state[key] for key in ours})
     with torch.no_grad():
@@ -295,6 +294,7 @@ def load_network(path, explicit=()):
         raise contradiction(file, differ, described)
 
     values = join(described, given)
+    config.check_channels(config.current() | values)
     n_classes = values.pop('N_CLASSES', None) or dataset.n_classes()
     report = compare(outline(n_classes, values, path), file)
     if report.missing or report.wrong or report.unexpected:
@@ -326,6 +326,7 @@ def load_weights(net, path, part=None):
           'any': whatever matches is copied
     """
     file = open_file(read(path), path)
+    spread = spread_channels(net, file.state, len(settings.MEAN))
     report = compare(net, file, part)
     trunk = trunk_settings(file.shapes)
     if settings.STEM == 'caffe' and trunk.get('STEM') == 'plain':
@@ -345,13 +346,15 @@ def load_weights(net, path, part=None):
             raise UserError(f'{report}; its trunk does not fit; to use it: {as_arguments(other)}')
         raise UserError(f'{report}; its trunk does not fit; name another by PRETRAINED=FILE')
     copy(net, file, report.matched, part)
-    return report._replace(note=note(file, part))
+    return report._replace(note=spread + note(file, part, spread))
 
 
-def note(file, part):
+def note(file, part, spread=''):
     """Return how settings differ from what a file was trained with, for its Report."""
     text = ''
     names = TRUNK if part == 'trunk' else NETWORK
+    if spread:  # to other channels
+        names = [name for name in names if name not in ('MEAN', 'STD', 'CHANNELS')]
     if file.foreign:
         told = implied(file.shapes)
         released = published(file, told)
@@ -407,6 +410,7 @@ def fetch_torchvision():
         weights.get_state_dict(model_dir=os.path.dirname(path), check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as e:
         raise UserError(
-            f'{weights.url} could not be fetched ({e}); fetch it elsewhere and put it at {path}'
+            f'{weights.url} could not be fetched ({e}); fetch it elsewhere and put it at {path}, '
+            'or train from scratch, which takes longer: PRETRAINED='
         ) from None
     return path

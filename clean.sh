@@ -18,7 +18,9 @@ remove() {  # what a run left in a folder, if one of its marks is there
     none=
     for file in "$1"/log.jsonl "$1"/scores.json "$1"/rescore.json "$1"/settings.py "$1"/machine.json "$1"/source.zip \
         "$1"/events.out.tfevents.* "$1"/latest.pth "$1"/best.pth "$1"/final.pth "$1"/step_*.pth \
-        "$1"/*.pth.*.part "$1"/*.json.*.part; do
+        "$1"/scores_classes.csv "$1"/scores_confusion.csv "$1"/scores_inside.csv \
+        "$1"/rescore_classes.csv "$1"/rescore_confusion.csv "$1"/rescore_inside.csv \
+        "$1"/*.pth.*.part "$1"/*.json.*.part "$1"/*.csv.*.part; do
         [ ! -f "$file" ] || rm -f "$file"
     done
     if rmdir "$1" 2>/dev/null; then

@@ -4,66 +4,91 @@
     python compare.py ../EMANet*                  copies of this folder, log folders, or single runs
     python compare.py ../EMANet* --classes        and the IoU of each class, at best and last step
     python compare.py ../EMANet* --em             and how the EM unit clustered at the end
-    python compare.py ../EMANet* --markdown       tables for a document
-    python compare.py ../EMANet* --plot FILE.png  and the curves of loss and mIoU
+    python compare.py ../EMANet* --seeds          runs that differ in SEED alone as one row
+    python compare.py ../EMANet* --markdown       tables for a document; --latex: for a paper
+    python compare.py ../EMANet* --plot FILE.png  and the curves of loss, mIoU and the EM unit
 
 Logs and settings are read, never run. The best run comes first. Settings that all runs share are
 left out; where many differ they are listed below the rows, from the second row on only if they
 differ from the first. `code` names the files that differ from those of the `reference`: + is an
 additional file, - a missing one, ? no source kept. Scores are in percent: best (@ step) and last of
-training, and `eval` of eval.py.
+training, and `eval` of eval.py. Of several seeds they are mean ± standard deviation (n - 1).
 """
 
 import argparse
+import itertools
 import os
 import re
 import shutil
 import textwrap
-from statistics import median
+from statistics import fmean, median, stdev
 
 from utils import script
 from utils.config import UsageError, UserError
 from utils.printable import printable
-from utils.runs import number, read_runs
+from utils.runs import by_seed, is_place, number, read_runs, singles
 from utils.table import LONGEST, table
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PLACES = (  # where a run is, not what it is
-    'NAME', 'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'SAVE_DIR', 'CHECKPOINT', 'NUM_WORKERS', 'DEVICES',
-    'MAX_PIXELS',
-)  # fmt: skip
 EM = ('em/entropy', 'em/bases_in_use', 'em/cosine')  # see network.EMAU.curves
 # in `views` of scores.json: TEST_BASE_SIZE or TEST_SHORT_SIDE
 SIZE = r'of (\d+ pixels(?: on the short side(?:, at most \d+ on the long one)?)?)'
-RIGHT = ('steps', 'last mIoU', 'images/s', *EM)  # columns of plain figures
+RIGHT = ('n', 'steps', 'last mIoU', 'images/s', *EM)  # columns of plain figures
 
 # -------------------------------------------------------------------------------------------- cells
 
 
-def percent(value):
-    """Return a score as text, '-' if it is none."""
-    if number(value) is None:
+def spread(values, scale=100):
+    """Return the mean ± standard deviation (n - 1) of some numbers, `scale` times, as text.
+
+    Values that are no numbers are left out, which '(k of n)' then says; '-' if there is no other.
+    """
+    known = [scale * value for value in values if number(value) is not None]
+    if not known:
         return '-'
-    return f'{100 * value:5.2f}'
+    text = f'{fmean(known):5.2f}'
+    if len(known) > 1:
+        text += f' ± {stdev(known):.2f}'
+    if len(known) < len(values):
+        text += f' ({len(known)} of {len(values)})'
+    return text
 
 
-def results(run):
-    """Return {column: text} of what came of a run."""
-    best = percent(run.best.get('val/mIoU'))
-    if run.best:
-        best += f' @ {run.best["step"]}'
+def results(runs):
+    """Return {column: text} of what came of the runs of a row."""
+    best = spread([run.best.get('val/mIoU') for run in runs])
+    if len(runs) == 1 and runs[0].best:
+        best += f' @ {runs[0].best["step"]}'
+    steps, most = min(run.steps for run in runs), max(run.steps for run in runs)
+    if steps < most:
+        steps = f'{steps} to {most}'
+    train = list(itertools.chain.from_iterable(run.train for run in runs))
     return {
-        'steps': f'{run.steps} / {run.settings.get("ITER_MAX", "-")}',
+        'steps': f'{steps} / {runs[0].settings.get("ITER_MAX", "-")}',
         'best mIoU': best,
-        'last mIoU': percent(run.last.get('val/mIoU')),
-        'eval': eval_cell(run.scores, run.settings),
-        'images/s': speed_cell(run.train),
-        'hardware': hardware_cell(run.machine),
+        'last mIoU': spread([run.last.get('val/mIoU') for run in runs]),
+        'eval': eval_cell(runs),
+        'images/s': speed_cell(train),
+        'hardware': '; '.join(dict.fromkeys(hardware_cell(run.machine) for run in runs)),
     }
 
 
-def eval_cell(scores, settings):
-    """Return the score of eval.py, and what differs from the best checkpoint on VAL_SPLIT."""
+def eval_cell(runs):
+    """Return the scores of eval.py, and how they differ from the best checkpoint on VAL_SPLIT."""
+    values = {}  # of each way to evaluate
+    for run in runs:
+        if 'mIoU' in run.scores:
+            notes = eval_notes(run.scores, run.settings)
+            values.setdefault(notes, []).append(run.scores['mIoU'])
+    cells = []
+    for notes, scores in values.items():
+        missing = [None] * (len(runs) - len(scores))
+        cells.append(spread(scores + missing) + notes)
+    return '; '.join(cells) or '-'
+
+
+def eval_notes(scores, settings):
+    """Return what differs from the best checkpoint on VAL_SPLIT, in brackets, or ''."""
     notes = []
     for key, name in (('dataset', 'DATASET'), ('split', 'VAL_SPLIT')):
         if scores.get(key) not in (None, settings.get(name)):
@@ -77,10 +102,7 @@ def eval_cell(scores, settings):
     if 'windows' in views:
         notes.append('windows')
     notes += re.findall(SIZE, views)
-    text = percent(scores.get('mIoU'))
-    if notes:
-        text += f' ({", ".join(notes)})'
-    return text
+    return f' ({", ".join(notes)})' if notes else ''
 
 
 def speed_cell(train):
@@ -99,13 +121,18 @@ def hardware_cell(machine):
     return ', '.join(str(fact) for fact in facts if fact) or '-'
 
 
-def em_cells(train):
+def em_cells(runs):
     """Return a column per curve of the EM unit at the end of training; - for other heads."""
-    last = next((entry for entry in reversed(train) if EM[0] in entry), {})
-    cells = {}
-    for key in EM:
-        cells[key] = '-' if number(last.get(key)) is None else f'{last[key]:.2f}'
-    return cells
+    last = []
+    for run in runs:
+        last.append(next((entry for entry in reversed(run.train) if EM[0] in entry), {}))
+    return {key: spread([entry.get(key) for entry in last], 1) for key in EM}
+
+
+def seed_cells(runs):
+    """Return the columns that tell the runs of a row apart."""
+    seeds = sorted((setting(run, 'SEED') for run in runs), key=lambda text: (len(text), text))
+    return {'n': str(len(runs)), 'SEED': ', '.join(seeds)}
 
 
 def setting(run, name):
@@ -133,33 +160,45 @@ def code(run, first):
     return printable(', '.join(names)) or 'same'
 
 
-def differing_settings(runs):
-    """Return {name: text} for each run: the settings that differ between those that kept them."""
+def differing_settings(runs, but=()):
+    """Return {name: text} for each run: the settings that differ between those that kept them.
+
+    but  names that are left out
+    """
     known = [run for run in runs if run.settings]
     names = {}  # in order
     for run in known:
         names |= dict.fromkeys(run.settings)
-    names = [name for name in names if name not in PLACES]
-    names = [name for name in names if len({setting(run, name) for run in known}) > 1]
-    return [{name: setting(run, name) for name in names} for run in runs]
+    differing = []
+    for name in names:
+        is_told = any(not is_place(name, run.settings) for run in known) and name not in but
+        if is_told and len({setting(run, name) for run in known}) > 1:
+            differing.append(name)
+    return [{name: setting(run, name) for name in differing} for run in runs]
 
 
-def overview(runs, width, markdown=False, em=False):
-    """Return lines with a row per run; with `em` also the curves of its EM unit.
+def overview(groups, width, flags):
+    """Return lines with a row per Group; with flags.em also the curves of the EM unit.
 
-    Where more than 6 settings differ or the terminal is too narrow, settings and code go below.
+    Where more than 6 settings differ or the terminal is too narrow, settings and code go below;
+    not in a document (flags.markdown, flags.latex).
     """
+    runs = [group.first for group in groups]
     first = next((run for run in runs if run.code), runs[0])
-    differ = differing_settings(runs)
+    differ = differing_settings(runs, ['SEED'] if flags.seeds else [])
     rows, short_rows = [], []
-    for run, values in zip(runs, differ, strict=True):
-        cells = results(run)
-        if em:
-            cells |= em_cells(run.train)
-        rows.append({'run': run.name} | values | {'code': code(run, first)} | cells)
-        short_rows.append({'run': run.name} | cells)
-    lines = table(rows, markdown, RIGHT)
-    if markdown or (len(differ[0]) <= 6 and max(map(len, lines)) <= width):
+    for group, values in zip(groups, differ, strict=True):
+        names = {'run': group.name}
+        if flags.seeds:
+            names |= seed_cells(group.runs)
+        cells = results(group.runs)
+        if flags.em:
+            cells |= em_cells(group.runs)
+        rows.append(names | values | {'code': code(group.first, first)} | cells)
+        short_rows.append(names | cells)
+    lines = table(rows, flags.markdown, RIGHT, flags.latex)
+    fits = len(differ[0]) <= 6 and max(map(len, lines)) <= width
+    if flags.markdown or flags.latex or fits:
         return lines
     head, *short_lines = table(short_rows, right=RIGHT)
     lines = [head]
@@ -183,33 +222,47 @@ def below(differ, i, code_text, width):
 # ------------------------------------------------------------------------------------------ classes
 
 
-def class_table(runs, width, markdown=False):
-    """Return lines with a row per class and a column per run, as many as the terminal can hold."""
+def class_table(groups, width, flags):
+    """Return lines with a row per class and a column per Group, as many as the terminal holds."""
     keys = {}  # in order
-    for run in runs:
-        for entry in run.val:
-            keys |= dict.fromkeys(key for key in entry if key.startswith('val/IoU/'))
+    for group in groups:
+        for run in group.runs:
+            for entry in run.val:
+                keys |= dict.fromkeys(key for key in entry if key.startswith('val/IoU/'))
     if not keys:
         return [
             '',
             'These logs have no scores per class: the runs are older than such entries. '
             'eval.py prints the scores of a checkpoint.',
         ]
-    count = len(runs)
-    if not markdown:
+    columns = [class_cells(group, keys) for group in groups]
+    count = len(columns)
+    if not (flags.markdown or flags.latex):
         names = max(11, *(len(key) - 8 for key in keys))
-        column = 2 + max(13, *(len(run.name) for run in runs))
+        column = 2 + max(13, *(len(group.name) for group in groups))
+        for cells in columns:
+            column = max(column, *(2 + len(text) for text in cells.values()))
         count = max(1, (width - names) // column)
     lines = []
-    for start in range(0, len(runs), count):
+    for start in range(0, len(groups), count):
         rows = []
         for key in keys:
             row = {'best / last': key.removeprefix('val/IoU/')}
-            for run in runs[start : start + count]:
-                row[run.name] = f'{percent(run.best.get(key))} / {percent(run.last.get(key))}'
+            for group, cells in list(zip(groups, columns, strict=True))[start : start + count]:
+                row[group.name] = cells[key]
             rows.append(row)
-        lines += ['', *table(rows, markdown)]
+        lines += ['', *table(rows, flags.markdown, latex=flags.latex)]
     return lines
+
+
+def class_cells(group, keys):
+    """Return {key: text} of the IoU of the classes of a Group, at the best and the last step."""
+    cells = {}
+    for key in keys:
+        best = spread([run.best.get(key) for run in group.runs])
+        last = spread([run.last.get(key) for run in group.runs])
+        cells[key] = f'{best} / {last}'
+    return cells
 
 
 # ------------------------------------------------------------------------------------------- script
@@ -219,7 +272,12 @@ def parser():
     parser = script.Parser(__doc__, inputs='FOLDER', reads_settings=False, is_report=True)
     parser.add_argument('--classes', action='store_true', help='a table of the IoU of each class')
     parser.add_argument('--em', action='store_true', help='columns of how the EM unit clustered')
-    parser.add_argument('--markdown', action='store_true', help='tables for a document')
+    parser.add_argument(
+        '--seeds', action='store_true', help='runs that differ in SEED alone as one row'
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--markdown', action='store_true', help='tables for a document')
+    form.add_argument('--latex', action='store_true', help='tables for a paper, without packages')
     parser.add_argument('--plot', metavar='FILE.png', type=png_file, help='draw the curves')
     return parser
 
@@ -243,8 +301,8 @@ def check_plot(path):
         )
 
 
-def save_curves(runs, path):
-    """Draw the curves of runs into a PNG file; UserError if that is not possible."""
+def save_curves(groups, path):
+    """Draw the curves of Groups into a PNG file; UserError if that is not possible."""
     try:
         from utils import curves
     except ImportError:
@@ -253,7 +311,7 @@ def save_curves(runs, path):
     reason = f'there is no folder {folder}'
     if os.path.isdir(folder):
         try:
-            return curves.plot(runs, path)
+            return curves.plot(groups, path)
         except OSError as e:
             reason = e.strerror
     raise UserError(
@@ -273,11 +331,12 @@ def main(flags):
     runs = read_runs(flags.inputs, report, HERE)
     width = shutil.get_terminal_size((150, 24)).columns
     if runs:
-        print(*overview(runs, width, flags.markdown, flags.em), sep='\n')
+        groups = by_seed(runs) if flags.seeds else singles(runs)
+        print(*overview(groups, width, flags), sep='\n')
         if flags.classes:
-            print(*class_table(runs, width, flags.markdown), sep='\n')
+            print(*class_table(groups, width, flags), sep='\n')
         if flags.plot:
-            save_curves(runs, flags.plot)
+            save_curves(groups, flags.plot)
             print(f'\ncurves in {printable(flags.plot)}')
     return 1 if problems else 0
 

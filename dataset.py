@@ -1,6 +1,7 @@
 """Data sets as samples, their order, and the loaders.
 
-A sample is uint8 from the file to the device: image (3, h, w) and label (h, w) in train ids.
+A sample is uint8 from the file to the device: image (n, h, w), of as many channels as MEAN and STD
+have, and label (h, w) in train ids.
 datasets/table.py says where the files lie, datasets/files.py what is in them. The augmentation of
 a training sample (datasets/transforms.py) follows from (SEED, position of the sample in the run)
 alone, whatever the number of workers and processes.
@@ -15,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 import settings
-from datasets import balance, identity, table
+from datasets import balance, identity, own, table
 from datasets import cache as pixel_cache
 from datasets.files import UNKNOWN, LabelMap, read_classes, read_image
 from datasets.layouts import Segments
@@ -31,7 +32,7 @@ MANY = 500  # labels that are read before a class is said never to occur
 def classes():
     """Return the class table of the data set; that of DATASET='folder' is DATA_ROOT/classes.txt."""
     if settings.DATASET == 'folder':
-        return read_classes(os.path.join(os.path.abspath(settings.DATA_ROOT), 'classes.txt'))
+        return own.read_table(os.path.abspath(settings.DATA_ROOT))
     name = entry().classes or settings.DATASET
     here = os.path.dirname(os.path.abspath(__file__))
     return read_classes(os.path.join(here, 'datasets', 'classes', name + '.txt'))
@@ -62,8 +63,8 @@ def class_names():
 class Dataset(torch.utils.data.Dataset):
     """A split of the data set that settings name.
 
-    Training: self[position, index] -> uint8 image (3, h, w), label (h, w), augmented.
-    Evaluation: self[index] -> uint8 image (3, h, w), label (h, w) or None, index; the whole image.
+    Training: self[position, index] -> uint8 image (n, h, w), label (h, w), augmented.
+    Evaluation: self[index] -> uint8 image (n, h, w), label (h, w) or None, index; the whole image.
     It copies the settings it needs, so that loader processes started afresh agree. `pairs` are the
     files to use, [(image, label or None)]; None = those of the split, and none may be missing.
     """
@@ -97,6 +98,7 @@ class Dataset(torch.utils.data.Dataset):
         self.cache_dir = os.path.join(self.root, 'pixels')  # prepare.py --cache fills it
         self.cached = os.path.isdir(self.cache_dir)
         self.seed = settings.SEED
+        self.channels = len(settings.MEAN)
         self.augment = Augment()
         self.identity = None  # of its files, once digest() has been asked
 
@@ -104,9 +106,9 @@ class Dataset(torch.utils.data.Dataset):
         return len(self.pairs)
 
     def decode(self, index):
-        """Return image (h, w, 3) RGB and label (h, w) in train ids, or None, from their files."""
+        """Return image (h, w, n) and label (h, w) in train ids, or None, from their files."""
         image_path, label_path = self.pairs[index]
-        image = read_image(image_path)
+        image = read_image(image_path, channels=self.channels)
         if label_path is None:
             return image, None
         label = self.label_map.read(label_path)
@@ -122,15 +124,17 @@ class Dataset(torch.utils.data.Dataset):
         """Return image and label of the cache, or None if it does not have them."""
         if not self.cached:
             return None
-        return pixel_cache.load(self.cache_path(index))
+        return pixel_cache.load(self.cache_path(index), self.channels)
 
     def cache_path(self, index):
-        return pixel_cache.cache_path(self.cache_dir, *self.pairs[index], self.label_map)
+        return pixel_cache.cache_path(
+            self.cache_dir, *self.pairs[index], self.label_map, self.channels
+        )
 
     def save(self, index):
         """Put the decoded pixels of a pair into the cache, if it lacks them; return the index."""
         path = self.cache_path(index)
-        if pixel_cache.load(path) is None:
+        if pixel_cache.load(path, self.channels) is None:
             pixel_cache.store(path, *self.decode(index))
         return index
 
@@ -152,12 +156,12 @@ class Dataset(torch.utils.data.Dataset):
                 pixels += np.bincount(label.ravel(), minlength=256)
         if not self.labelled:
             return []
-        own = settings.DATASET == 'folder'
+        is_own = settings.DATASET == 'folder'
         verdict = self.judge(pixels)
-        if (verdict.faults or (own and verdict.warnings)) and len(self) > count:
+        if (verdict.faults or (is_own and verdict.warnings)) and len(self) > count:
             pixels = sum(self.count(index) for index in self.spread(MANY))
             verdict = self.judge(pixels)
-        sentences = verdict.faults + (verdict.warnings if own else [])
+        sentences = verdict.faults + (verdict.warnings if is_own else [])
         sentences = [f'{self.root}, {self.split}: {sentence}' for sentence in sentences]
         n = len(self.classes.names)
         may_be_rare = n > 1 and pixels[:n].any() and len(self) > MANY  # and in the other labels
@@ -190,9 +194,9 @@ class Dataset(torch.utils.data.Dataset):
         Names start at the folder of the data set, which may be moved.
         """
         if self.identity is None:
-            own = settings.DATASET == 'folder'
+            is_own = settings.DATASET == 'folder'
             names = identity.names_digest(self.pairs, self.root)
-            self.identity = f'{names}-{identity.table_digest(self.classes, own)}'
+            self.identity = f'{names}-{identity.table_digest(self.classes, is_own)}'
         return self.identity
 
     def __getitem__(self, key):
@@ -207,7 +211,7 @@ class Dataset(torch.utils.data.Dataset):
         return as_tensor(image), as_tensor(label)
 
     def collate(self, samples):
-        """Return samples (image, label) as tensors (b, 3, h, w), (b, h, w).
+        """Return samples (image, label) as tensors (b, n, h, w), (b, h, w).
 
         Whole images of different sizes get mean colour and void on the right and below.
         """
@@ -243,7 +247,7 @@ def wrong_size(image_path, image, label_path, label):
 def as_tensor(array):
     """Wrap an array as a tensor; copy it if it is read-only or not contiguous.
 
-    An image (h, w, 3) becomes (3, h, w), channels_last.
+    An image (h, w, n) becomes (n, h, w), channels_last.
     """
     if not (array.flags.c_contiguous and array.flags.writeable):
         array = array.copy()

@@ -10,7 +10,6 @@ Those hold train ids, or with --raw the values of label files.
 """
 
 import itertools
-import json
 import math
 import os
 import time
@@ -28,7 +27,7 @@ from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
 from utils import config, distributed, run_folder, script
 from utils.config import UsageError, UserError
-from utils.files import atomic_write, check_writable
+from utils.files import check_writable
 
 STEP = 2 / 3  # from window to window, as a share of the window: semseg's
 
@@ -278,21 +277,22 @@ def predict(net, image, p, beside_single=False):
 
 
 @torch.no_grad()
-def evaluate(net, data, world, p=None, on_image=None, count=None):
+def evaluate(net, data, world, p=None, on_image=None, only=None):
     """Evaluate `net` on `data` and return a dict of scores (None without labels).
 
-    It holds metric.scores and the matrix `confusion`; if the Protocol `p` (None: that of settings)
-    is more than scale 1, also `single`, the scores of that alone. Images are dealt out to the
-    processes, none twice. A copy of the network is used, with batch norms folded.
+    It holds metric.scores and the matrices `confusion` and `inside`, which is without boundaries;
+    if the Protocol `p` (None: that of settings) is more than scale 1, also `single`, the scores of
+    that alone. Images are dealt out to the processes, none twice. A copy of the network is used,
+    with batch norms folded.
     on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called
-    for the images of this process, or the first `count`.
+    for the images of this process, or those of them that are among the indices `only`.
     """
     p = p or protocol()
     net = network.fold(net)
     beside_single = data.labelled and p != p.single()
     n = len(data.names)
-    matrices = torch.zeros(2 if beside_single else 1, n, n, dtype=torch.int64, device=world.device)
-    mine, done = world.share(len(data)), 0
+    matrices = torch.zeros(3 if beside_single else 2, n, n, dtype=torch.int64, device=world.device)
+    mine = world.share(len(data))
     bar = world.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
     with world.autocast(), bar:
         for image, label, indices in dataset.eval_batches(data, mine, p.budget, world.cuda):
@@ -304,13 +304,15 @@ def evaluate(net, data, world, p=None, on_image=None, count=None):
                 raise error(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
                 true = label.to(world.device, non_blocking=True)
-                for matrix, pred in zip(matrices, preds, strict=True):
-                    matrix += metric.confusion(pred, true, n)
-            if on_image and (count is None or done < count):
-                pred = preds[0].cpu()
-                for i, index in enumerate(indices):
-                    on_image(index, image[i], None if label is None else label[i], pred[i])
-            done += len(indices)
+                matrices[0] += metric.confusion(preds[0], true, n)
+                matrices[1] += metric.confusion(preds[0], metric.inside(true), n)
+                if beside_single:
+                    matrices[2] += metric.confusion(preds[1], true, n)
+            for i, index in enumerate(indices):
+                if on_image and (only is None or index in only):
+                    on_image(
+                        index, image[i], None if label is None else label[i], preds[0][i].cpu()
+                    )
             bar.update(len(indices))
     if not data.labelled:
         return None
@@ -318,37 +320,33 @@ def evaluate(net, data, world, p=None, on_image=None, count=None):
 
 
 def all_scores(matrices, data):
-    """Return metric.scores of the first matrix, with `confusion`; those of a second as `single`."""
+    """Return metric.scores of the first matrix; it is `confusion`, the second one `inside`.
+
+    The scores of a third one are `single`.
+    """
+    matrices = matrices.cpu()
     try:
-        values = [metric.scores(matrix) for matrix in matrices]
+        result = metric.scores(matrices[0]) | {'confusion': matrices[0], 'inside': matrices[1]}
     except ValueError as e:
         raise UserError(f'{data.root}, split {data.split}: {e}') from None
-    result = values[0] | {'confusion': matrices[0].cpu()}
-    if len(values) > 1:
-        result['single'] = values[1]
+    if len(matrices) > 2:
+        result['single'] = metric.scores(matrices[2])
     return result
 
 
 # ----------------------------------------------------------------------------- what is written
 
 
-def image_iou(pred, label, n):
-    """Return the mIoU of one image."""
-    return metric.scores(metric.confusion(pred, label, n))['mIoU']
-
-
 def report(world, result, name, data, **facts):
-    """Write scores to LOG_DIR/NAME/`name`, and print them."""
+    """Write scores to LOG_DIR/NAME/`name` and CSV files next to it, and print them."""
     path = os.path.join(settings.LOG_DIR, settings.NAME, name)
-    values = {key: value for key, value in result.items() if key != 'confusion'}
-    values |= {'dataset': settings.DATASET, 'split': data.split, 'images': len(data)}
-    values['classes'] = data.names
+    more = {'dataset': settings.DATASET, 'split': data.split, 'images': len(data)}
     try:
-        with atomic_write(path) as f:
-            f.write(json.dumps(values | facts, indent=1).encode())
+        metric.write(path, result, data.names, more | {'classes': data.names} | facts)
     finally:
         world.print(metric.table(result, data.names))
-    world.print(f'scores in {path}')
+    stem = os.path.splitext(path)[0]
+    world.print(f'scores in {path}, {stem}_classes.csv, {stem}_confusion.csv, {stem}_inside.csv')
 
 
 # ---------------------------------------------------------------------------------- the script
@@ -369,10 +367,11 @@ def rescore(world, folder, raw):
     data = dataset.Dataset(settings.VAL_SPLIT, train=False)
     run_folder.check(os.path.join(settings.LOG_DIR, settings.NAME), data.root)
     predictions, n = Predictions(folder, data, raw), len(data.names)
-    matrices = torch.zeros(1, n, n, dtype=torch.int64)
+    matrices = torch.zeros(2, n, n, dtype=torch.int64)
     mine = world.share(len(data))
     for pred, label in dataset.parallel_map(predictions.read, mine, 'scoring', world):
         matrices[0] += metric.confusion(pred, label, n)
+        matrices[1] += metric.confusion(pred, metric.inside(label[None])[0], n)
     result = all_scores(world.all_reduce(matrices.to(world.device)), data)
     if world.rank == 0:
         report(world, result, 'rescore.json', data, predictions=folder)
@@ -392,7 +391,7 @@ def main(flags):
         folder = os.path.join(settings.LOG_DIR, settings.NAME)
         run_folder.check(folder, data.root)
         check_writable(folder)
-    p, on_image = protocol(), writer(data, image_iou, path)
+    p, on_image = protocol(), writer(data, metric.image_iou, path)
     precision = world.half_type() or 'float32'
     world.print(
         f'{settings.DATASET} {data.split}: {len(data)} images in {data.root}; '

@@ -114,14 +114,73 @@ def dice(logits, label, ignore, average='all', weight=None, *, eps=1.0):
     y = (label[:, None] == classes) & valid  # b n h w
     mass = y.sum((2, 3)).to(p.dtype)  # b n
     share = (2 * (p * y).sum((2, 3)) + eps) / ((p * valid).sum((2, 3)) + mass + eps)  # b n
-    parts = (mass > 0).to(p.dtype)  # b n, of the mean
-    if weight is not None:
-        parts = parts * weight
-    total = parts.sum(1)
-    return (parts * (1 - share)).sum(1) / total.masked_fill(total == 0, 1), (total > 0).to(p.dtype)
+    return class_mean(1 - share, mass > 0, weight)
 
 
 dice.per_image = True
+
+
+def class_mean(values, present, weight):
+    """Return the mean of values (b, n) over the classes that are present, and 1, or 0 and 0."""
+    parts = present.to(values.dtype)  # b n
+    if weight is not None:
+        parts = parts * weight
+    total = parts.sum(1)
+    mean = (parts * values).sum(1) / total.masked_fill(total == 0, 1)
+    return mean, (total > 0).to(values.dtype)
+
+
+def ce_dice(logits, label, ignore, average, weight=None, *, smoothing=0.0, eps=1.0):
+    """Return the mean cross entropy of each image plus its dice loss, with equal shares.
+
+    The mean is over the pixels that `average` counts. The count is 1, without a valid pixel 0.
+    """
+    total, pixels = cross_entropy(logits, label, ignore, average, weight, smoothing=smoothing)
+    overlap, count = dice(logits, label, ignore, average, weight, eps=eps)
+    return total / pixels.masked_fill(pixels == 0, 1) + overlap, count
+
+
+ce_dice.per_image = True
+
+
+def lovasz(logits, label, ignore, average='all', weight=None):
+    """Return the Lovasz-softmax of each image, mean over the classes in its labels.
+
+    The errors of a class are 1 - p on its pixels and p on others, p the softmax; their Lovasz
+    extension of the Jaccard loss is 1 - IoU for predictions of 0 and 1 (Berman et al., CVPR 2018,
+    section 3.2; the authors' code ranks the whole batch unless per_image=True). `weight` weighs the
+    classes in the mean. The count is 1, without a valid pixel 0; `average` changes nothing.
+    """
+    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)  # b n h w
+    valid = label != ignore  # b h w
+    sums, present = [], []  # of a class at a time: sorted maps of all of them are large
+    for c in range(p.shape[1]):
+        y = (label == c) & valid
+        error = torch.where(y, 1 - p[:, c], p[:, c])
+        slope = jaccard_slope(error.detach(), y, valid)
+        sums.append((error * slope).sum((1, 2)))
+        present.append(y.any(2).any(1))
+    return class_mean(torch.stack(sums, 1), torch.stack(present, 1), weight)
+
+
+lovasz.per_image = True
+
+
+def jaccard_slope(error, y, valid):
+    """Return what each pixel adds to the Jaccard loss where those of larger error are wrong.
+
+    y (b, h, w) are the pixels of the class; the result is 0 where they are not valid. It changes
+    with the order of the errors alone, and so is the gradient of the Lovasz extension.
+    """
+    order = error.masked_fill(~valid, -1).flatten(1).argsort(1, descending=True)  # void comes last
+    y = y.flatten(1).gather(1, order).to(error.dtype)
+    size = y.sum(1, keepdim=True)
+    hit = size - y.cumsum(1)  # intersection once the pixels up to here are wrong
+    union = size + (1 - y).cumsum(1)
+    # a pixel of the class leaves the intersection; another one enters the union
+    growth = torch.where(y > 0, 1 / union.clamp(min=1), hit / (union * (union - 1)).clamp(min=1))
+    slope = torch.zeros_like(growth).scatter(1, order, growth).view_as(error)
+    return slope.masked_fill(~valid, 0)
 
 
 def median_frequency(pixels_of_class, pixels_of_images_with_class):
@@ -135,7 +194,10 @@ def median_frequency(pixels_of_class, pixels_of_images_with_class):
     return [middle / f if f else 0.0 for f in freq]
 
 
-LOSSES = {'ce': cross_entropy, 'ohem': ohem, 'focal': focal, 'dice': dice}
+LOSSES = {
+    'ce': cross_entropy, 'ohem': ohem, 'focal': focal, 'dice': dice, 'ce+dice': ce_dice,
+    'lovasz': lovasz,
+}  # fmt: skip
 
 
 class Criterion(nn.Module):

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from heads import make_head
-from heads.blocks import ConvBNReLU, check_arguments, group_norm
+from heads.blocks import ConvBNReLU, check_arguments, full_precision, group_norm
 from heads.curves import curves, statistics
 from heads.fcn import FCNHead, Joined
-from heads.frame import SegNet, fold  # noqa: F401 (fold: network.fold)
+from heads.frame import SegNet, export, fold, load  # noqa: F401 (network.fold and so on)
 from sync_bn import BatchNorm2d
 
 # --------------------------------------------------------------------------------------- ResNet
@@ -300,7 +300,7 @@ class EMAU(nn.Module):
 
     def forward(self, x, maps=False):
         """Return y (b, c, h, w), mu (b, c, k), and with `maps` the last z as maps (b, k, h, w)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             # sums over pixels exceed the range of float16
             y, mu, z = self.attend(x.float() if x.dtype == torch.float16 else x)
             if self.training:

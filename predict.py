@@ -7,12 +7,10 @@
     python predict.py photo.jpg --compare A.pth B.pth          two checkpoints next to each other
 
 All of it is written to SAVE_DIR, or LOG_DIR/NAME/predictions, under the names and folders of the
-inputs. TEST_SCALES and the other settings of evaluation count.
+inputs. TEST_SCALES and the other settings of evaluation count; pictures too large for the memory
+that is free are predicted in windows of the training crop.
 """
 
-import contextlib
-import errno
-import glob
 import itertools
 import os
 
@@ -24,105 +22,43 @@ import checkpoint
 import dataset
 import network
 import settings
+from datasets import pictures
+from datasets.channels import is_array
 from datasets.files import read_image
-from datasets.layouts import IMAGES
+from datasets.inputs import VIDEOS, list_inputs
 from datasets.predictions import data_files
 from eval import load, protocol, scores
-from utils import config, distributed, quiet, script, visualize
+from utils import config, distributed, memory, quiet, script, visualize
 from utils.config import UsageError, UserError
-from utils.files import atomic_path, atomic_write, check_writable, identity, protect
+from utils.files import atomic_path, atomic_write, check_writable, protect
 from utils.printable import printable
+from utils.video import open_video, read_frames
 
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 MAX_RATE = 1000  # frames per second that are believed of a video
-KINDS = ('index', 'overlay', 'probabilities', 'bases', 'compare')  # folders of outputs
 BASES_WIDTH = 240  # pixels of a tile of --bases
 
 
 # -------------------------------------------------------------------------------------- inputs
 
 
-def list_inputs(words, output=''):
-    """Return [(path, name of its output, without ending)] of files, folders and patterns.
-
-    A file named twice counts once; hidden files, and those in the folder `output`, do not count.
-    """
-    files = {}
-    for word in words:
-        for path, name in matches(word, output):
-            files[os.path.abspath(path)] = path, name
-    paths = [path for path, _ in files.values()]
-    full_names = [name for _, name in files.values()]
-    names = [os.path.splitext(name)[0] for name in full_names]
-    if len(set(names)) < len(names):
-        names = full_names
-    if len(set(names)) < len(names):
-        names = visualize.output_names(paths)
-    return list(zip(paths, names, strict=True))
-
-
-def matches(word, output):
-    """Return [(path, path from the folder that the word names)] of a file, folder or pattern."""
-    if os.path.isdir(word):
-        paths = walk(word, output)
-        if not paths:
-            raise UserError(
-                f'{word}: there is no picture or video in this folder; name another one'
-            )
-        return [(path, os.path.relpath(path, word)) for path in paths]
-    paths = [word]
-    if not os.path.isfile(word):
-        paths = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
-    if not paths:
-        raise UserError(
-            f'{word}: there is no such file, and none that this matches as a pattern; '
-            'name pictures, videos or folders'
-        )
-    return [(path, os.path.basename(path)) for path in paths]
-
-
-def walk(folder, output):
-    """Return the paths of the pictures and videos below a folder, sorted."""
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        for name in list(folders):
-            is_output = identity(os.path.join(parent, name)) == identity(output)
-            is_earlier = name in KINDS and identity(parent) == identity(output)
-            if name.startswith('.') or is_output or is_earlier:
-                folders.remove(name)
-        for name in files:
-            if not name.startswith('.') and name.lower().endswith(IMAGES + VIDEOS):
-                paths.append(os.path.join(parent, name))
-    return sorted(paths)
-
-
 class Reader:
-    """task(index) -> image (h, w, 3) uint8 RGB, upright; or the sentence that says why not."""
+    """task(index) -> image (h, w, n) uint8, upright, and how many pictures its file holds.
+
+    The image is a sentence if it cannot be read, which says why.
+    """
 
     def __init__(self, files):
         self.files = files
+        self.channels = len(settings.MEAN)
 
     def __call__(self, index):
+        path, _ = self.files[index]
         try:
-            return read_image(self.files[index][0], upright=True)
+            image = read_image(path, upright=True, channels=self.channels)
+            is_plain = self.channels == 3 and not is_array(path)
+            return image, pictures.count(path) if is_plain else 1
         except (UserError, OSError) as e:
-            return script.sentence(e)
-
-
-def read_frames(video, count):
-    """Yield lists of `count` frames (h, w, 3) RGB of an open video; the last may be shorter."""
-    frames = []
-    while True:
-        with quiet.decoding():
-            there, frame = video.read()
-        if not there:
-            break
-        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-        if len(frames) == count:
-            yield frames
-            frames = []
-    if frames:
-        yield frames
+            return script.sentence(e), 0
 
 
 # ------------------------------------------------------------------------------------- outputs
@@ -131,7 +67,7 @@ def read_frames(video, count):
 class Predictor:
     """One network, or two to compare, and the folder for what they predict.
 
-    nets   [(network, Protocol)]
+    nets   [(network, Protocol, (height, width) of the windows of large pictures)]
     flags  .compare, .probabilities and .bases
     """
 
@@ -141,6 +77,7 @@ class Predictor:
         self.folder = folder
         self.flags = flags
         self.classes = dataset.classes()
+        self.fits = {}  # (number of the network, shape of images): whether they fit in memory
         self.kinds = ['compare']  # of pictures that are written, and the names of their folders
         if not flags.compare:
             self.kinds = ['overlay', 'index']
@@ -149,28 +86,66 @@ class Predictor:
     def path(self, kind, name, ending='.png'):
         return os.path.join(self.folder, kind, name + ending)
 
-    def prepare(self, pictures, videos):
+    def prepare(self, stills, videos):
         """Make the folder; UsageError if what is to be written would replace the user's own files.
 
-        pictures, videos  [(path, name of its output)]
+        stills, videos  [(path, name of its output)]
         """
         targets = [self.path('overlay', name, '.mp4') for _, name in videos]
         for kind in self.kinds:
             ending = '.npy' if kind == 'probabilities' else '.png'
-            targets += [self.path(kind, name, ending) for _, name in pictures]
+            targets += [self.path(kind, name, ending) for _, name in stills]
         inputs, folders = data_files()
-        inputs += [path for path, _ in pictures + videos]
+        inputs += [path for path, _ in stills + videos]
         inputs += self.flags.compare or [checkpoint.to_evaluate()]
         protect(targets, inputs, folders)
         check_writable(self.folder)
 
     @torch.no_grad()
     def scores(self, images, number=0):
-        """Return scores (b, n, h, w) of images (b, h, w, 3) uint8 by one of the networks."""
-        net, p = self.nets[number]
+        """Return scores (b, n, h, w) of images (b, h, w, c) uint8 by one of the networks."""
+        net, p, windows = self.nets[number]
+        if not self.fit(number, images.shape[:3]):
+            p = p._replace(crop=windows)
         images = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.world.device)
         with self.world.autocast():
             return scores(net, images, p)
+
+    def fit(self, number, shape):
+        """Tell whether images (b, h, w) fit in memory as a whole; the first time say if not.
+
+        Those that TEST_BATCH allows are taken to fit, as are windows that settings ask for.
+        UserError if not even windows fit.
+        """
+        _, p, windows = self.nets[number]
+        b, h, w = shape
+        if p.crop or b * h * w <= p.budget:
+            return True
+        key = number, shape
+        if key not in self.fits:
+            free = memory.free(self.world.device)
+            needed = self.needed(number, shape, p)
+            self.fits[key] = free is None or needed <= free
+            if not self.fits[key]:
+                words = f'{w}x{h} pixels need about {needed / 1e9:.1f} GB of memory, and '
+                words += f'{free / 1e9:.1f} GB are free'
+                needed = self.needed(number, shape, p._replace(crop=windows))
+                if needed > free:
+                    raise UserError(
+                        f'{words}; windows would need {needed / 1e9:.1f} GB; cut the picture up, '
+                        'or make it smaller'
+                    )
+                size = f'{windows[1]}x{windows[0]}'
+                self.world.print(f'{words}: predicted in windows of the training crop, {size}')
+        return self.fits[key]
+
+    def needed(self, number, shape, p):
+        """Return about how many bytes scores() of images (b, h, w) takes with a Protocol `p`."""
+        net, (b, h, w) = self.nets[number][0], shape
+        with self.world.autocast():
+            return memory.needed(
+                lambda x: scores(net, x, p), (b, len(net.mean), h, w), self.world.device
+            )
 
     def overlay(self, image, ids):
         return visualize.overlay(image, visualize.colour(ids, self.classes.colours))
@@ -179,14 +154,14 @@ class Predictor:
         return visualize.legend(ids, self.classes.names, self.classes.colours, width)
 
     def picture(self, image, name):
-        """Write what is asked for of an image (h, w, 3); UserError if it is a Reader's sentence."""
+        """Write what is asked for of an image (h, w, n); UserError if it is a Reader's sentence."""
         if isinstance(image, str):
             raise UserError(image)
         if self.flags.compare:
             return self.compare(image, name)
         result = self.scores(image[None])[0]
         ids = labels(result[None])[0]
-        overlay = self.overlay(image, ids)
+        overlay = self.overlay(visualize.visible(image), ids)
         with_legend = visualize.stack([overlay, self.legend(ids, max(image.shape[1], 320))])
         visualize.save(self.path('index', name), ids, self.classes.colours)
         visualize.save(self.path('overlay', name), with_legend)
@@ -199,10 +174,16 @@ class Predictor:
     @torch.no_grad()
     def bases(self, image, overlay, name):
         """Write a sheet with the map of every basis, most used first."""
-        net, _ = self.nets[0]
+        net = self.nets[0][0]
+        if not self.fit(0, (1, *image.shape[:2])):
+            raise UserError(
+                '--bases needs the whole picture at once, and memory is too small for that; '
+                'make it smaller'
+            )
         on_device = torch.from_numpy(image).permute(2, 0, 1)[None].to(self.world.device)
         with self.world.autocast():
             z = net.attention(on_device)[0].float().cpu().numpy()
+        image = visualize.visible(image)
         tiles = [('image', image), ('prediction', overlay)]
         tiles += visualize.heatmaps(image, z, BASES_WIDTH)
         visualize.save(self.path('bases', name), visualize.sheet(tiles, 8, BASES_WIDTH))
@@ -210,7 +191,7 @@ class Predictor:
     def compare(self, image, name):
         """Write an image, both predictions, and the second one where they differ."""
         first, second = (labels(self.scores(image[None], i))[0] for i in (0, 1))
-        differ = first != second
+        differ, image = first != second, visualize.visible(image)
         overlays = self.overlay(image, first), self.overlay(image, second)
         tiles = [
             ('image', image),
@@ -279,39 +260,24 @@ def labels(scores):
     return scores.max(1)[1].byte().cpu().numpy()
 
 
-@contextlib.contextmanager
-def open_video(path, rate, size):
-    """Open an MP4 file to write frames to; OSError if it is not whole in the end."""
-    with quiet.decoding():
-        sink = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
-    if not sink.isOpened():
-        raise UserError(
-            'this OpenCV cannot write MP4 video, or not there; '
-            'predict pictures of the frames instead'
-        )
-    try:
-        yield sink
-    finally:
-        with quiet.decoding():
-            sink.release()
-    with quiet.decoding():  # OpenCV does not tell that a disk is full
-        is_whole = cv2.VideoCapture(path).isOpened()
-    if not is_whole:
-        raise OSError(errno.ENOSPC, 'the video could not be written; is the disk full?', path)
-
-
 # ---------------------------------------------------------------------------------- the script
 
 
 def load_networks(world, flags):
-    """Return [(net, Protocol)] of CHECKPOINT, or of both of --compare, each by its own settings."""
+    """Return the nets of Predictor: of CHECKPOINT, or both of --compare, by their own settings."""
     given = config.current()
-    nets, tables = [], []
+    nets, tables, channels = [], [], set()
     for path in flags.compare or [checkpoint.to_evaluate()]:
         config.put(given)
         net, _ = load(world, path, flags.explicit)
-        nets.append((network.fold(net), protocol()))
+        nets.append((network.fold(net), protocol(), config.sides(settings.CROP_SIZE)))
         tables.append(dataset.class_names())
+        channels.add(len(settings.MEAN))
+    if len(channels) > 1:
+        raise UsageError(
+            f'{" and ".join(flags.compare)} read images with different numbers of channels; '
+            'compare checkpoints of one data set'
+        )
     if tables[0] != tables[-1]:
         raise UsageError(
             f'{flags.compare[0]} predicts {len(tables[0])} classes, {flags.compare[1]} '
@@ -335,9 +301,33 @@ def attempt(task, path, *args):
         return 1
 
 
+def tell_of_others(path, count):
+    """Say that of `count` pictures in a file one is predicted."""
+    if count > 1:
+        script.complain(
+            f'{path}: the first of its {count} pictures is predicted; save the others as files of '
+            'their own, or all as a video'
+        )
+
+
+def inputs_for(n, flags, folder, files, videos):
+    """Return the inputs of a network for images of n channels: without the arrays of folders for 3.
+
+    UsageError for videos if n is another number.
+    """
+    if n == 3:
+        return list_inputs(flags.inputs, folder)
+    if videos:
+        raise UsageError(
+            f'{videos[0][0]}: frames of videos have 3 channels, the network reads {n}; '
+            'name pictures or arrays'
+        )
+    return files
+
+
 def check_bases(net, world):
     """Raise UsageError if a network has no bases to show."""
-    blank = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=world.device)
+    blank = torch.zeros(1, len(net.mean), 64, 64, dtype=torch.uint8, device=world.device)
     with torch.no_grad():
         z = net.attention(blank)
     if z is None:
@@ -358,9 +348,8 @@ def main(flags):
             '--compare goes alone: it shows two checkpoints next to each other and nothing else'
         )
     folder = settings.SAVE_DIR or os.path.join(settings.LOG_DIR, settings.NAME, 'predictions')
-    files = list_inputs(flags.inputs, folder)
+    files = list_inputs(flags.inputs, folder, arrays=True)
     videos = [file for file in files if file[0].lower().endswith(VIDEOS)]
-    pictures = [file for file in files if file not in videos]
     if videos and asked:
         raise UsageError(
             f'{videos[0][0]}: of videos there are overlays alone; --{asked[0]} goes with pictures'
@@ -368,29 +357,32 @@ def main(flags):
 
     world = distributed.start()
     nets = load_networks(world, flags)
+    files = inputs_for(len(settings.MEAN), flags, folder, files, videos)
+    stills = [file for file in files if file not in videos]
     if flags.bases:
         check_bases(nets[0][0], world)
     predictor = Predictor(world, nets, folder, flags)
-    predictor.prepare(pictures, videos)
+    predictor.prepare(stills, videos)
     precision = world.half_type() or 'float32'
     world.print(
-        f'{len(pictures)} pictures, {len(videos)} videos; '
+        f'{len(stills)} pictures, {len(videos)} videos; '
         f'{world.size} x {world.device}, {precision}; {nets[0][1]}'
     )
     failed = 0
-    mine = world.share(len(pictures))
-    task = Reader(pictures)
-    for image, index in zip(
+    mine = world.share(len(stills))
+    task = Reader(stills)
+    for (image, count), index in zip(
         dataset.parallel_map(task, mine, 'predicting', world), mine, strict=True
     ):
-        path, name = pictures[index]
+        path, name = stills[index]
+        tell_of_others(path, count)
         failed += attempt(predictor.picture, path, image, name)
     for index in world.share(len(videos)):
         path, name = videos[index]
         failed += attempt(predictor.video, path, path, name)
 
     failed = sum(world.gather(failed))
-    kinds = predictor.kinds if pictures else ['overlay']
+    kinds = predictor.kinds if stills else ['overlay']
     world.print(f'{len(files) - failed} of {len(files)} written to {folder}: {" ".join(kinds)}')
     return 1 if failed else 0
 

@@ -3,6 +3,7 @@
     python prepare.py                              # lists what there is, and how large it is
     python prepare.py voc --root /data             # into DATA_ROOT=/data
     python prepare.py voc --check --split train    # files, sizes, values, pixels of each class
+    python prepare.py folder --root mine --from coco  # your own data, as a tool exports it
     python prepare.py cityscapes --cache           # stores decoded pixels, which training reads
     python prepare.py weights resnet101            # the trunk with the deep stem
     python prepare.py weights torchvision-resnet50 # the plain one
@@ -19,7 +20,7 @@ import dataset
 import settings
 from conversion.sentences import as_argument
 from datasets import table
-from preparation import check, convert, download
+from preparation import check, convert, download, tools
 from preparation.archives import contains
 from preparation.sources import (
     CONVERT,
@@ -162,7 +163,27 @@ def main(flags):
         print('\n'.join(overview()))
         raise UsageError('name a data set, or weights')
     name, *more = flags.inputs
+    check_words(name, more, flags)
+    if name == 'weights':
+        return weights(more[0])
+    root = os.path.expanduser(flags.root or settings.DATA_ROOT)
+    config.put({'DATASET': name, 'DATA_ROOT': root})
+    if flags.source is not None:
+        return tools.convert(root, flags.source)
+    splits = [split for split in flags.split.split(',') if split]
+    if flags.check:
+        check.check(splits)
+    if flags.cache:
+        cache(splits)
+    if not (flags.check or flags.cache):
+        prepare(name)
+
+
+def check_words(name, more, flags):
+    """Raise UsageError if the words of the command line do not go together."""
     walks = flags.check or flags.cache
+    if flags.source is not None and (name != 'folder' or walks):
+        raise UsageError('--from goes with folder, your own data, and without --check and --cache')
     if name not in table.DATASETS and name != 'weights':
         known = [*table.DATASETS, 'weights']
         hint = config.nearest(name, known) or f'; there are {", ".join(known)}'
@@ -178,19 +199,11 @@ def main(flags):
         )
     if flags.split and not walks:
         raise UsageError('--split goes with --check or --cache')
-    if name == 'weights':
-        return weights(more[0])
-    root = os.path.expanduser(flags.root or settings.DATA_ROOT)
-    config.put({'DATASET': name, 'DATA_ROOT': root})
-    if name == 'folder' and not walks:
-        raise UsageError('folder is your own data: there is nothing to fetch; --check looks at it')
-    splits = [split for split in flags.split.split(',') if split]
-    if flags.check:
-        check.check(splits)
-    if flags.cache:
-        cache(splits)
-    if not walks:
-        prepare(name)
+    if name == 'folder' and not walks and flags.source is None:
+        raise UsageError(
+            'folder is your own data: there is nothing to fetch; --check looks at it, --from '
+            'SOURCE converts what an annotation tool wrote'
+        )
 
 
 def parser():
@@ -201,6 +214,14 @@ def parser():
         '--split', metavar='NAME', default='', help='of --check and --cache; a,b: two'
     )
     words.add_argument('--check', action='store_true', help='walk what is there and report on it')
+    words.add_argument(
+        '--from',
+        dest='source',
+        metavar='SOURCE',
+        nargs='?',
+        const='',
+        help='with folder: the annotation tool; without a name, lists them',
+    )
     words.add_argument('--cache', action='store_true', help='store decoded pixels')
     return words
 

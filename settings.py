@@ -21,8 +21,9 @@ TRAIN_SPLIT: str = 'trainaug'  # splits as datasets/table.py lists them
 VAL_SPLIT: str = 'val'
 N_CLASSES: int | None = None  # None = as many as the data set's table has
 IGNORE_LABEL: int = 255  # train id of void pixels: in no loss and no score
-MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of the RGB channels in 0..1
-STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
+# of the RGB channels in 0..1; images of n other channels: n values each, see docs/data.md
+MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 CHANNELS: Literal['rgb', 'bgr'] = 'rgb'  # order in which the trunk sees them; bgr: detectron2's
 MAX_PIXELS: int = 500_000_000  # larger pictures are refused before they are decoded
 NUM_WORKERS: int = 4  # loader processes per training process; 0 = load in the training process

@@ -309,11 +309,18 @@ def save_missing(run, name):
         save(run, name, run.start)
 
 
+def shown_images(run):
+    """Return the indices of LOGGED_IMAGES validation images of this process, over all the split."""
+    mine = run.world.share(len(run.val))
+    count = min(LOGGED_IMAGES, len(mine))
+    return {mine[i * (len(mine) - 1) // max(1, count - 1)] for i in range(count)}
+
+
 def validate(run, step):
     """Score the network by a single view, and save it if it is the best so far."""
     world, log, single_view = run.world, run.log, protocol().single()
     on_image = log.predictions(step, run.val)
-    scores = evaluate(run.net, run.val, world, single_view, on_image, LOGGED_IMAGES)
+    scores = evaluate(run.net, run.val, world, single_view, on_image, shown_images(run))
     if log.events and run.net.statistics() is not None:
         image = run.val[0][0]
         with torch.no_grad(), world.autocast():
@@ -345,7 +352,7 @@ def main(flags=None):
     batches = dataset.train_batches(data, world, run.start)
     stream = dataset.start_loader(dataset.train_loader(data, batches, world.cuda))
     with world.bar(total=settings.ITER_MAX, initial=run.start, desc=settings.NAME) as bar:
-        stops = distributed.StopSignals()
+        stops = distributed.StopSignals(world)
         start_generators(run, state)
         if run.to_score:  # it was stopped before it could be scored
             validate(run, run.start)

@@ -66,8 +66,10 @@ def overridden(values, given):
 
 def contradicted(given, values):
     """Return those of the given settings that differ from `values`, which tensors tell."""
-    differ = overridden(values, given)
-    return {name: differ[name] for name in TENSORS if name in differ}
+    differ, names = overridden(values, given), TENSORS
+    if 'MEAN' in differ and len(differ['MEAN']) != len(values['MEAN']):  # channels of the images
+        names = *TENSORS, 'MEAN', 'STD'
+    return {name: differ[name] for name in names if name in differ}
 
 
 def contradiction(file, differ, values):

@@ -12,12 +12,14 @@ from utils.files import atomic_write
 ALONE = '-image'  # end of the names of images without a label
 
 
-def cache_path(folder, image, label, label_map):
+def cache_path(folder, image, label, label_map, channels=3):
     """Return where the pixels of a pair are kept in the cache `folder`.
 
-    The name changes with the files, their sizes and times, and the class table.
+    The name changes with the files, their sizes and times, the channels and the class table.
     """
     paths, key = [image], hashlib.blake2b(label_map.key, digest_size=16)
+    if channels != 3:
+        key.update(repr(channels).encode())
     if isinstance(label, Segments):
         paths.append(label.path)
     elif label is not None:
@@ -32,8 +34,8 @@ def cache_path(folder, image, label, label_map):
     return os.path.join(folder, name[:2], name)
 
 
-def load(path):
-    """Return image (h, w, 3) and label (h, w) or None, read-only; None if they are not cached.
+def load(path, channels=3):
+    """Return image (h, w, n) and label (h, w) or None, read-only; None if they are not cached.
 
     Both are mapped into memory: only what is used is read. A damaged file counts as none.
     """
@@ -44,12 +46,12 @@ def load(path):
     if len(data) <= 8:
         return None
     h, w = data[:8].view(np.uint32).tolist()
-    end = 8 + 3 * h * w
+    end = 8 + channels * h * w
     if path.endswith(ALONE):
-        return (data[8:].reshape(h, w, 3), None) if len(data) == end else None
+        return (data[8:].reshape(h, w, channels), None) if len(data) == end else None
     if len(data) != end + h * w:
         return None
-    return data[8:end].reshape(h, w, 3), data[end:].reshape(h, w)
+    return data[8:end].reshape(h, w, channels), data[end:].reshape(h, w)
 
 
 def store(path, image, label):
@@ -61,7 +63,8 @@ def store(path, image, label):
             if label is not None:
                 f.write(np.ascontiguousarray(label))
     except OSError as e:
+        n = image.shape[2]
         raise UserError(
             f'{path}: could not be written ({e.strerror}); '
-            'the cache needs 3 to 4 bytes per pixel of the data set'
+            f'the cache needs {n} to {n + 1} bytes per pixel of the data set'
         ) from None

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 from datasets import pictures
+from datasets.channels import check_tiff, is_array
+from datasets.channels import read as read_channels
 from datasets.labels import VALUES, equal_channels, read_label, read_mat, read_segments
 from datasets.layouts import Segments
 from datasets.lists import CONTROL
@@ -312,14 +314,16 @@ def colour_table(classes, ignore, void=None):
 # --------------------------------------------------------------------------------------- readers
 
 
-def read_image(path, upright=False):
+def read_image(path, upright=False, channels=3):
     """Return an image as (h, w, 3) uint8 RGB, its pixels as stored, on which labels are drawn.
 
     `upright` is for pictures without labels: they are turned as EXIF says, and of several in one
-    file the first is read.
+    file the first is read. Of another number of channels it is (h, w, channels): channels.read.
     """
     if not os.path.isfile(path):
         raise UserError(f'{path}: this image is missing')
+    if channels != 3 or is_array(path):
+        return read_channels(path, channels, upright)
     data = np.fromfile(path, np.uint8)
     size = pictures.plain_size(data)
     pixels = None
@@ -348,12 +352,14 @@ def check_whole(path, data):
 
 def read_rare(path, upright):
     """Return the pixels (h, w, 3), 8 or 16 bits, of a file that is no ordinary JPEG or PNG."""
-    picture, tag = pictures.open_picture(path)
+    try:
+        picture, tag = pictures.open_picture(path)
+    except UserError:
+        check_tiff(path, 3)
+        raise
     count, orientation = pictures.load(path, picture)
-    if count > 1 and not upright:
-        raise UserError(
-            f'{path}: this file holds {count} pictures; save the one of the label by itself'
-        )
+    if not upright:
+        pictures.check_single(path, count)
     pixels = as_rgb(path, picture)
     return pictures.turn(pixels, tag or orientation) if upright else pixels
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.lists import Missing, read_columns, read_list, read_pairs, slashes
+import settings
+from datasets.lists import Missing, read_columns, read_list, slashes
 from datasets.panoptic import read_panoptic
 from utils.config import UserError
 
@@ -18,6 +19,7 @@ IMAGES = (
     '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.gif', '.jp2',
     '.avif', '.heic',
 )  # fmt: skip
+ARRAYS = ('.npy',)  # of images, too, where they have other than three channels
 LABELS = ('.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.mat')
 
 
@@ -50,13 +52,18 @@ def all_names(images, labels):
 # ------------------------------------------------------------------------ folders and list files
 
 
-def find_files(folder, endings=IMAGES, deep=False):
+def image_endings():
+    """Return the endings of images with as many channels as MEAN and STD have."""
+    return IMAGES if len(settings.MEAN) == 3 else IMAGES + ARRAYS
+
+
+def find_files(folder, endings=None, deep=False):
     """Return {name without ending: path} of the files in a folder, with `deep` also in its folders.
 
     An ending may be more than the type: '_labelIds.png'. A folder that does not exist is empty.
-    UserError if two files have one name, whatever their endings.
+    UserError if two files have one name, whatever their endings; None = those of images.
     """
-    paths = {}
+    endings, paths = endings or image_endings(), {}
     if not os.path.isdir(folder):
         return paths
     for item in walk(folder, deep):
@@ -112,7 +119,7 @@ def read_names(path, known=()):
 def bare_name(path):
     """Return the name of an image path without folders and ending; other dots are part of it."""
     name, ending = os.path.splitext(slashes(path).rpartition('/')[2])
-    return name if ending.lower() in IMAGES else name + ending
+    return name if ending.lower() in image_endings() else name + ending
 
 
 def names_in(path, images, labels):
@@ -144,32 +151,6 @@ def camvid(root, split):
         names = names_in(os.path.join(root, part + '.txt'), images, labels)
         listings.append(Listing(names, images, labels, image_dir, label_dir))
     return listings
-
-
-def folder(root, split):
-    """List data of one's own, in one of three layouts.
-
-    SPLIT.txt with lines of two paths, image and label; or images/SPLIT/ with labels/SPLIT/; or
-    SPLIT/ with SPLITannot/. In the last two, files of one name belong together, and SPLIT.txt may
-    name some of them. Split `test` needs no labels: test.txt may have lines of one path, and
-    labels/test/ or testannot/ may be missing.
-    """
-    path = os.path.join(root, split + '.txt')
-    image_dir, label_dir = os.path.join(root, 'images', split), os.path.join(root, 'labels', split)
-    annotated = os.path.isdir(label_dir) or os.path.isdir(os.path.join(root, split + 'annot'))
-    pairs = []
-    if os.path.exists(path):
-        pairs = read_pairs(root, path, alone=split == 'test' and not annotated)
-    if pairs:
-        images = dict(enumerate(image for image, _ in pairs))
-        labels = dict(enumerate(label for _, label in pairs)) if pairs[0][1] else None
-        return [Listing(list(images), images, labels, root, root)]
-    if not os.path.isdir(os.path.join(root, 'images')):
-        return camvid(root, split)
-    images, labels = find_files(image_dir), None
-    if split != 'test' or os.path.isdir(label_dir):
-        labels = find_files(label_dir, LABELS)
-    return [Listing(names_in(path, images, labels), images, labels, image_dir, label_dir)]
 
 
 def voc(root, split):

@@ -1,5 +1,6 @@
 """List files: names of pictures, or paths of images and labels, one sample a line."""
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -137,3 +138,22 @@ def split_line(root, path, line):
     image, label = cuts[len(cuts) // 2]
     lost = label if os.path.isfile(image) else image
     raise UserError(f'{lost}: this file is missing; {path} names it: {line!r}')
+
+
+def share(names):
+    """Return {'train': names, 'val': names} of files that nothing else divides.
+
+    A fifth is to validate on, at least one: those whose names have the smallest SHA-256, so that
+    the same files are always divided in the same way.
+    """
+    names = sorted(names)
+    count = max(1, len(names) // 5) if len(names) > 1 else 0
+    val = set(sorted(names, key=digest)[:count])
+    return {
+        'train': [name for name in names if name not in val],
+        'val': [name for name in names if name in val],
+    }
+
+
+def digest(name):
+    return hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()

@@ -12,12 +12,13 @@ from utils import quiet
 from utils.config import UserError
 
 FORMATS = (
-    'PNG', 'JPEG', 'MPO', 'TIFF', 'WEBP', 'BMP', 'DIB', 'GIF', 'PPM', 'JPEG2000', 'AVIF',
+    'PNG', 'JPEG', 'MPO', 'TIFF', 'WEBP', 'BMP', 'DIB', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'HEIF',
 )  # fmt: skip
 ORIENTATION = 274  # tag of TIFF and EXIF
 SUBFILE = 254  # tag of TIFF: 1 = a smaller copy, 4 = a mask
 BITS = 258  # tag of TIFF: of each channel
 SHORT = 3  # number of TIFF for 16-bit integers
+HEIC = b'heic', b'heix', b'hevc', b'heim', b'heis'  # in the first box of such files
 TIFF = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'  # how such files begin
 
 
@@ -76,16 +77,17 @@ def open_picture(path):
     Its pixels will be as stored. UserError if it does not exist, is no picture or too large.
     """
     Image.init()
-    Image.MAX_IMAGE_PIXELS = None  # check_size has another limit: aerial pictures are large
     try:
         with open(path, 'rb') as f:
             content = bytearray(f.read())
         orientation = None
+        if content[4:8] == b'ftyp' and any(brand in content[8 : content[3]] for brand in HEIC):
+            read_heic(path)
         if content[:4] in TIFF:
             orientation = take_orientation(content)
-        with quiet.decoding():
-            formats = [name for name in FORMATS if name in Image.OPEN]
-            picture = Image.open(io.BytesIO(content), formats=formats)
+        picture = open_bytes(content, [name for name in FORMATS if name in Image.OPEN])
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f'{path}: this file is missing') from None
     except UnidentifiedImageError:
@@ -94,6 +96,25 @@ def open_picture(path):
         raise unreadable(path, getattr(e, 'strerror', None) or e) from None
     check_size(path, picture.size)
     return picture, orientation
+
+
+def open_bytes(content, formats):
+    """Return the bytes of a picture file as a Pillow image that is not decoded yet."""
+    Image.MAX_IMAGE_PIXELS = None  # check_size has another limit: aerial pictures are large
+    with quiet.decoding():
+        return Image.open(io.BytesIO(content), formats=formats)
+
+
+def read_heic(path):
+    """Let Pillow read HEIC, the pictures of many telephones; UserError if no package does."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UserError(
+            f'{path}: HEIC pictures need a package of their own: pip install pillow-heif; '
+            'or save it as JPEG'
+        ) from None
+    pillow_heif.register_heif_opener()
 
 
 def unreadable(path, reason):
@@ -136,6 +157,27 @@ def frames(picture):
         others += not int(picture.tag_v2.get(SUBFILE, 0)) & 5
     picture.seek(0)
     return 1 + others
+
+
+def check_single(path, count):
+    """Raise UserError if the file of an image with a label holds several pictures."""
+    if count > 1:
+        raise UserError(
+            f'{path}: this file holds {count} pictures; save the one of the label by itself'
+        )
+
+
+def count(path):
+    """Return how many pictures a file holds; what goes with a JPEG, such as depth, does not count.
+
+    UserError as of open_picture.
+    """
+    with open(path, 'rb') as f:
+        head = np.frombuffer(f.read(2**16), np.uint8)
+    if head[:2].tobytes() == b'\xff\xd8' or plain_size(head):
+        return 1
+    picture, _ = open_picture(path)
+    return load(path, picture)[0]
 
 
 # --------------------------------------------------------------------------------------- pixels

@@ -148,9 +148,9 @@ class Saver:
             self.error = e
 
     def save(self, index, image, pred):
-        """Write the pictures of an image (3, h, w) and its prediction (h, w)."""
+        """Write the pictures of an image (n, h, w) and its prediction (h, w)."""
         colours = self.data.classes.colours
-        pixels = image.permute(1, 2, 0).numpy()
+        pixels = visualize.visible(image.permute(1, 2, 0).numpy())
         coloured = visualize.colour(pred.numpy(), colours)
         visualize.save(self.path(index, 'index'), pred.numpy(), colours)
         visualize.save(self.path(index, 'colour'), coloured)
@@ -163,7 +163,7 @@ class Saver:
         for iou, index in scores:
             image, label = self.data.read(index)
             pred = read_indices(self.path(index, 'index'))
-            tiles.append((self.names[index], image))
+            tiles.append((self.names[index], visualize.visible(image)))
             tiles.append(('label', visualize.colour(label, colours)))
             tiles.append((f'prediction, mIoU {100 * iou:.1f}', visualize.colour(pred, colours)))
             tiles.append(('errors', visualize.errors(label, pred, n)))

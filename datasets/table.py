@@ -10,7 +10,7 @@ the pairs it is given. layouts.Missing, a UserError with .path, means that a lis
 not there.
 
 To add a data set: a layout in layouts.py, an entry in DATASETS, and classes/NAME.txt. Data of your
-own in an ordinary layout needs none of these: see layouts.folder, DATASET='folder'.
+own in an ordinary layout needs none of these: see own.folder, DATASET='folder'.
 """
 
 import os
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import settings
-from datasets import layouts, shapes
+from datasets import layouts, own, shapes
 from utils import config
 from utils.config import UsageError, UserError
 
@@ -89,9 +89,14 @@ def check_accepted(listing):
         lost = [Lost(name, 'image', listing.image_dir, name) for name in names]
     for name, kind, folder, sample in lost[:1] + lost[-1:]:
         folder, name = os.path.split(os.path.join(folder, name))
-        endings = layouts.LABELS if kind == 'label' else layouts.IMAGES
+        endings = layouts.LABELS if kind == 'label' else layouts.image_endings()
         check_ending(folder, name, kind, sample, endings)
         other = unaccepted(folder, name, endings)
+        if other and kind == 'image' and other.endswith(layouts.ARRAYS):
+            raise UserError(
+                f'{other}: arrays are images of other than 3 channels, and MEAN and STD are of '
+                f'{len(settings.MEAN)}; give them as many numbers as it has channels'
+            )
         if other:
             raise UserError(
                 f'{other}: this {kind} is there, but not accepted, only {name} with the ending '
@@ -309,12 +314,14 @@ DATASETS = {
         void=(),
     ),
     'folder': Entry(
-        layouts.folder,
+        own.folder,
         None,
         folders=(),
         markers=(),
         get='DATASET=folder needs in DATA_ROOT classes.txt, and images/SPLIT/ with labels/SPLIT/, '
-        'or SPLIT/ with SPLITannot/, or SPLIT.txt with an image and its label a line',
+        'SPLIT/images/ with SPLIT/labels/, SPLIT/ with SPLITannot/, or SPLIT.txt with an image and '
+        'its label a line; python prepare.py folder --from SOURCE makes them of what an annotation '
+        'tool wrote',
     ),
 }
 

@@ -37,6 +37,11 @@ def span(scale, start, length, size):
     return blocks * q, stop, start - blocks * p
 
 
+def resize(image, scale, form):
+    """Return an image resized by a Fraction."""
+    return cv2.resize(image, None, fx=float(scale), fy=float(scale), interpolation=form)
+
+
 def scale_to(length, size):
     """Return a Fraction p / q, q as small as may be, that makes `size` pixels `length`: whole ones.
 
@@ -60,8 +65,24 @@ def resize_crop(image, scale, top, left, height, width, smooth=False):
     window = image[y0:y1, x0:x1]
     if scale != 1:
         form = cv2.INTER_AREA if smooth and scale < 1 else cv2.INTER_LINEAR
-        window = cv2.resize(window, None, fx=float(scale), fy=float(scale), interpolation=form)
+        window = in_threes(lambda x, _: resize(x, scale, form), window)
     return window[dy : dy + height, dx : dx + width]
+
+
+def in_threes(task, image, fill=None):
+    """Return task(image, fill) of an image (h, w, n) or label (h, w); three channels at a time.
+
+    Some functions of OpenCV have no more than four; so each channel becomes what it would in RGB.
+    """
+    if image.ndim == 2 or image.shape[2] == 3:
+        return task(image, fill)
+    n = image.shape[2]
+    parts = []
+    for start in range(0, n, 3):
+        three = [min(i, n - 1) for i in range(start, start + 3)]
+        colour = fill and [fill[i] for i in three]
+        parts.append(task(np.ascontiguousarray(image[..., three]), colour))
+    return np.ascontiguousarray(np.concatenate(parts, 2)[..., :n])
 
 
 def nearest_crop(label, scale, top, left, height, width):
@@ -116,16 +137,17 @@ class Augment:
         self.fill = [round(255 * value) for value in settings.MEAN]
 
     def __call__(self, image, label, rng):
-        """Return an augmented image (h, w, 3) RGB and label (h, w); `rng` is a numpy Generator."""
+        """Return an augmented image (h, w, n) and label (h, w); `rng` is a numpy Generator."""
         draw = rng.random(8)
         window, cut_label = self.choose_window(label, draw, rng)
         image, label = self.cut(image, window), cut_label
         if draw[4] < self.blur:
-            image = cv2.GaussianBlur(image, (5, 5), 0)
+            image = in_threes(lambda x, _: cv2.GaussianBlur(x, (5, 5), 0), image)
         if self.jitter:
             image = self.change_colours(image, draw[5:8])
         if rng.random() < self.flip:
-            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+            image = in_threes(lambda x, _: cv2.flip(x, 1), image)
+            label = cv2.flip(label, 1)
         return image, label
 
     def choose_window(self, label, draw, rng):
@@ -190,7 +212,7 @@ class Augment:
         is_label = pixels.ndim == 2
         fill = self.ignore if is_label else self.fill
         if window.degrees is not None:
-            return cut_turned(pixels, window, fill)
+            return in_threes(lambda x, colour: cut_turned(x, window, colour), pixels, fill)
         (h, w), scale = window.crop, window.scale
         height = min(window.size[0], h)
         width = min(window.size[1], w)
@@ -202,18 +224,29 @@ class Augment:
         below = h - pixels.shape[0]
         right = w - pixels.shape[1]
         if below or right:
-            border = cv2.BORDER_CONSTANT
-            pixels = cv2.copyMakeBorder(pixels, 0, below, 0, right, border, value=fill)
+            pixels = in_threes(lambda x, colour: pad(x, below, right, colour), pixels, fill)
         return pixels
 
     def change_colours(self, image, draws):
-        """Change brightness, contrast and saturation by at most JITTER; three draws in 0..1."""
+        """Change brightness, contrast and saturation by at most JITTER; three draws in 0..1.
+
+        Of other than three channels each is a grey picture of its own, which has no saturation.
+        """
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        n = len(image)
+        if n != 3:
+            image = image[:, None]
         brightness, contrast, saturation = 1 + self.jitter * (2 * draws - 1)
         image = tv.adjust_brightness(image, brightness)
         image = tv.adjust_contrast(image, contrast)
         image = tv.adjust_saturation(image, saturation)
+        image = image.view(n, *image.shape[-2:])
         return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+
+def pad(pixels, below, right, fill):
+    """Return an image or label with a colour or number below and on the right."""
+    return cv2.copyMakeBorder(pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=fill)
 
 
 def cut_turned(pixels, window, fill):

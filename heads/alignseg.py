@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from heads.blocks import ConvBNReLU, Head
+from heads.blocks import ConvBNReLU, Head, full_precision
 from heads.fcn import FCNHead
 from heads.pooling import up
 
@@ -31,7 +31,7 @@ def warp(x, offsets):
 
     Offsets are (x, y) in pixels; outside of the map there are zeros.
     """
-    with torch.autocast(x.device.type, enabled=False):  # positions need all digits
+    with full_precision(x):  # positions need all digits
         kind = torch.promote_types(x.dtype, torch.float32)
         h, w = x.shape[2:]
         columns = torch.arange(w, device=x.device, dtype=kind)

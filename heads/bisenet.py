@@ -81,6 +81,7 @@ class BiSeNet(Head):
         'aux_head.1.conv2.': 'head.aux.1.2.',
     }
     sees_image = True
+    image_path = 'spatial'
     layers = (18, 34)
     strides = (32,)
     aux_weights = (1.0, 1.0)  # on c4, on c3

@@ -1,10 +1,14 @@
 """What all heads share: the base class Head, the convolution block, the error for bad settings."""
 
+import contextlib
+import copy
 import difflib
 import inspect
+import math
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
+import torch
 from torch import nn
 
 LARGEST = 100_000  # number in HEAD_ARGS: a larger one is a slip of the keyboard
@@ -31,6 +35,13 @@ class ConvBNReLU(nn.Module):
         return self.relu(self.bn(self.conv(x)))
 
 
+def full_precision(x):
+    """Return a context without autocast. (A file of torch.export cannot hold one needlessly.)"""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def group_norm(c):
     """Return a group norm of c channels in 32 groups, or fewer, as divide c.
 
@@ -39,6 +50,26 @@ def group_norm(c):
     most = 32 if c >= 64 else max(c // 4, 1)
     groups = next(n for n in range(most, 0, -1) if c % n == 0)
     return nn.GroupNorm(groups, c)
+
+
+def take_channels(module, n):
+    """Give the first convolution on images of 3 channels n of them; return the module.
+
+    Its weights are drawn anew, so large that its outputs are as large as before.
+    """
+    if n == 3:
+        return module
+    for parent in module.modules():
+        for name, old in parent.named_children():
+            if isinstance(old, nn.Conv2d) and old.in_channels == 3:
+                new = copy.deepcopy(old)
+                new.in_channels = n
+                shape = len(old.weight), n, *old.kernel_size
+                scale = old.weight.detach().std() * math.sqrt(3 / n)
+                new.weight = nn.Parameter(scale * torch.randn(shape))
+                setattr(parent, name, new)
+                return module
+    return module
 
 
 class Head(nn.Module):
@@ -63,6 +94,7 @@ class Head(nn.Module):
     reads_c1 = False  # as a map of stride 4, which not every trunk has
     # forward also gets image=(b, 3, h, w), normalised, and trunk: image -> [c1, c2, c3, c4]
     sees_image = False
+    image_path = ''  # the module, if any, whose first convolution reads the image itself
     # beginning of the name, after 'head.', of a tensor that files of this head have, and none of a
     # later one in heads.HEADS; so files without settings are known
     mark = ''

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from heads.blocks import ConvBNReLU, Head, SettingsError
+from heads.blocks import ConvBNReLU, Head, SettingsError, full_precision
 from heads.fcn import FCNHead
 from heads.pooling import Gate
 
@@ -47,7 +47,7 @@ class Deformable(nn.Module):
 
     def forward(self, x, guide):
         numbers = self.offset(guide)
-        with torch.autocast(x.device.type, enabled=False):  # positions need all digits
+        with full_precision(x):  # positions need all digits
             kind = self.weight.dtype
             numbers = numbers.to(kind)
             offsets, masks = numbers[:, : 18 * GROUPS], numbers[:, 18 * GROUPS :]

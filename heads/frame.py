@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-from heads.blocks import SettingsError
+from heads.blocks import SettingsError, take_channels
 
 
 class SegNet(nn.Module):
@@ -22,7 +22,7 @@ class SegNet(nn.Module):
                `whole_batch` that is True it gets the whole batch at once, else image by image.
                None: the network can only predict
     aux        (weight of its loss, module on layer3's map -> logits), or None
-    mean, std  of the RGB channels in 0..1
+    mean, std  of the RGB channels in 0..1; of n others: trunk and head take images of n channels
     channels   'bgr': uint8 images, which are RGB, go to the trunk as BGR
     upsample   form in which logits are enlarged, see upsample()
     """
@@ -42,14 +42,15 @@ class SegNet(nn.Module):
         upsample='corners',
     ):
         super().__init__()
-        self.extractor = trunk
+        self.extractor = take_channels(trunk, len(mean))
         self.main_weight = 1.0
         self.aux_weights = ()
         if head is not None:
             self.head = head
-            if head.sees_image and hasattr(trunk, 'pad'):  # it looks at half the image, too:
-                trunk.multiple *= 2  # both are padded alike
-                trunk.smallest *= 2
+            if head.image_path:
+                take_channels(getattr(head, head.image_path), len(mean))
+            if head.sees_image and hasattr(trunk, 'pad_factor'):
+                trunk.pad_factor = 2  # it looks at half the image, too
             self.main_weight = head.main_weight
             self.aux_weights = head.aux_weights
         self.layer3_weight = 0.0
@@ -58,8 +59,8 @@ class SegNet(nn.Module):
         self.criterion = criterion
         self.channels = channels
         self.upsample = upsample
-        self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def normalise(self, image):
         """Return uint8 RGB (b, 3, h, w) as (image / 255 - mean) / std, in the trunk's order.
@@ -162,6 +163,12 @@ class SegNet(nn.Module):
         """Return the criterion of logits (b, n, h', w') enlarged to the label (b, h, w)."""
         return self.criterion(self.enlarge(logits, label.shape[1:]), label)
 
+    def predict(self, image):
+        """Return labels (h, w) and probabilities (n, h, w) of a picture: see utils/notebook.py."""
+        from utils import notebook
+
+        return notebook.predict(self, image)
+
     def update_bases(self, mu):
         """Move the bases of the EM unit towards `mu` (c, k); without a unit do nothing."""
 
@@ -208,3 +215,17 @@ def fold(net):
             if isinstance(child, nn.Sequential) and len(child):
                 before = child, str(len(child) - 1), child[-1]
     return net
+
+
+def load(path, device=None):
+    """Return the network of a checkpoint file, to predict with: see utils/notebook.py."""
+    from utils import notebook
+
+    return notebook.load(path, device)
+
+
+def export(net, path, size=None):
+    """Write a network as .onnx or .pt2: see utils/notebook.py."""
+    from utils import notebook
+
+    return notebook.export(net, path, size)

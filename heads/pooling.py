@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from heads.blocks import ConvBNReLU, Head
+from heads.blocks import ConvBNReLU, Head, full_precision
 from heads.fcn import FCNHead
 
 
 def up(x, like, corners=True):
     """Resize x to the height and width of `like`, bilinear; `corners` is align_corners."""
-    if x.shape[2:] == like.shape[2:]:
+    tracing = torch.compiler.is_compiling()  # an exported network may meet sizes that differ
+    if not tracing and x.shape[2:] == like.shape[2:]:
         return x
     return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=corners)
 
@@ -20,7 +21,7 @@ def energies(q, k):
 
     A softmax follows, and nothing scales them down: half precision would change its result.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         kind = torch.promote_types(q.dtype, torch.float32)
         return q.to(kind).transpose(1, 2) @ k.to(kind)
 
@@ -36,6 +37,30 @@ class GlobalFlow(ConvBNReLU):
 
     def forward(self, x):
         return super().forward(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+
+
+class AdaptivePool(nn.AdaptiveAvgPool2d):
+    """Average x (b, c, h, w) over `output_size` x `output_size` cells, of any height and width.
+
+    In a trace it is two products of matrices, which ONNX can compute at a size not known before.
+    """
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        if self.output_size == 1:
+            return x.mean((2, 3), keepdim=True)
+        rows, columns = (cell_weights(self.output_size, n, x) for n in x.shape[2:])
+        return rows @ x @ columns.transpose(0, 1)
+
+
+def cell_weights(cells, n, like):
+    """Return the weight (cells, n) of each of n pixels of an axis in the mean of each cell."""
+    cell = torch.arange(cells, device=like.device)[:, None]
+    start, stop = cell * n // cells, ((cell + 1) * n + cells - 1) // cells
+    pixel = torch.arange(n, device=like.device)
+    inside = (pixel >= start) & (pixel < stop)
+    return (inside / (stop - start)).to(like.dtype)
 
 
 class Separable(nn.Sequential):
@@ -71,8 +96,7 @@ class PPM(nn.Module):
         self.width = c + len(bins) * share
         self.branches = nn.ModuleList()
         for b in bins:
-            pool = nn.AdaptiveAvgPool2d(b)
-            self.branches.append(nn.Sequential(pool, ConvBNReLU(c, share, 1, norm)))
+            self.branches.append(nn.Sequential(AdaptivePool(b), ConvBNReLU(c, share, 1, norm)))
 
     def forward(self, x):
         return torch.cat([x, *(up(branch(x), x, self.corners) for branch in self.branches)], 1)

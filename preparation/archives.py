@@ -87,6 +87,12 @@ def add(source, target):
 
     UserError, before the first file is moved, if another file of one name is there.
     """
+    check_free(source, target)
+    merge(source, target)
+
+
+def check_free(source, target):
+    """Raise UserError if a file of `source` has the name of another one in `target`."""
     for folder, _, names in os.walk(source):
         for name in names:
             path = os.path.join(target, os.path.relpath(folder, source), name)
@@ -96,7 +102,6 @@ def add(source, target):
                     f'{os.path.normpath(path)}: this file is there, and another one would be '
                     'written in its place; move it away and give the same command again'
                 )
-    merge(source, target)
 
 
 def unpack(path, folder, holds):

@@ -11,6 +11,7 @@ import dataset
 import loss
 import settings
 from datasets import files, layouts, table
+from preparation import propose
 from utils import script
 from utils.config import UsageError, UserError
 from utils.table import table as text_table
@@ -106,6 +107,8 @@ def incomplete_splits(name):
 
 def check(splits):
     """Walk the splits that are there; UserError in the end if anything is wrong with them."""
+    if settings.DATASET == 'folder':
+        propose.check_table()
     faults, disagreements, incomplete = [], [], []
     for data, missing, fault in splits_there(splits):
         if fault:
@@ -140,8 +143,8 @@ class Facts(NamedTuple):
 
     size: tuple  # height, width
     pixels: np.ndarray  # (256,) of each train id; zeros where there is no label
-    mean: np.ndarray  # (3,) of the channels in 0..1
-    square: np.ndarray  # (3,) mean of their squares
+    mean: np.ndarray  # (n,) of the channels in 0..1
+    square: np.ndarray  # (n,) mean of their squares
 
 
 class Fault(NamedTuple):
@@ -160,12 +163,21 @@ def inspect(data, index):
         return Fault(str(e), e.path, tuple(e.values))
     except (UserError, OSError) as e:
         return Fault(script.sentence(e))
-    mean, std = cv2.meanStdDev(image)
-    mean, std = mean.ravel() / 255, std.ravel() / 255
+    mean, std = moments(image)
     pixels = np.zeros(256, int)
     if label is not None:
         pixels = np.bincount(label.ravel(), minlength=256)
     return Facts(image.shape[:2], pixels, mean, std**2 + mean**2)
+
+
+def moments(image):
+    """Return mean and standard deviation (n,) of the channels of an image (h, w, n), in 0..1."""
+    parts = []  # OpenCV has no more than four channels here
+    for start in range(0, image.shape[2], 3):
+        part = np.ascontiguousarray(image[..., start : start + 3])
+        parts.append(np.concatenate(cv2.meanStdDev(part), 1))
+    mean, std = np.concatenate(parts).T / 255
+    return mean, std
 
 
 class Totals:
@@ -178,7 +190,7 @@ class Totals:
         self.images = np.zeros(n, int)  # in which each class occurs
         self.void = 0
         self.all_pixels = np.zeros(256, int)  # of each train id
-        self.mean, self.square = np.zeros(3), np.zeros(3)  # times the pixels
+        self.mean = self.square = 0  # (channels,), times the pixels
 
     def add(self, facts):
         n, area = len(self.pixels), facts.size[0] * facts.size[1]
@@ -190,8 +202,8 @@ class Totals:
         self.images += occurs
         self.void += facts.pixels[n:].sum()
         self.all_pixels += facts.pixels
-        self.mean += facts.mean * area
-        self.square += facts.square * area
+        self.mean = self.mean + facts.mean * area
+        self.square = self.square + facts.square * area
 
     def print_images(self):
         """Print sizes, and the mean and standard deviation of the channels."""
@@ -201,10 +213,15 @@ class Totals:
             f'sizes: smallest {size_text(smallest)}, largest {size_text(largest)}, '
             f'most frequent {size_text(common)} ({count:,} of {self.sizes.total():,})'
         )
+        mean, std = self.moments()
+        print(f'MEAN = {as_tuple(mean)}')
+        print(f'STD = {as_tuple(std)}')
+
+    def moments(self):
+        """Return mean and standard deviation (n,) of the channels in 0..1."""
         area = sum(h * w * count for (h, w), count in self.sizes.items())
         mean, square = self.mean / area, self.square / area
-        print(f'MEAN = {as_tuple(mean)}')
-        print(f'STD = {as_tuple(np.sqrt((square - mean**2).clip(0)))}')
+        return mean, np.sqrt((square - mean**2).clip(0))
 
     def print_classes(self, names):
         """Print the table of classes."""
@@ -241,7 +258,8 @@ def size_text(size):
 
 
 def as_tuple(numbers):
-    return '({:.4f}, {:.4f}, {:.4f})'.format(*numbers)
+    text = ', '.join(f'{number:.4f}' for number in numbers)
+    return f'({text},)' if len(numbers) == 1 else f'({text})'
 
 
 def examine(data, missing):
@@ -269,17 +287,36 @@ def examine(data, missing):
         print('  ' + fault)
     if len(faults) > SHOWN:
         print(f'  ... and {len(faults) - SHOWN:,} more')
-    for value, paths in unknown.items():
-        print(f'value {value}, not in the table: {len(paths):,} files, first {paths[0]}')
+    print_unknown(data, unknown)
     if not totals.sizes:
         return faults, []
     totals.print_images()
     if not data.labelled:
         return faults, []
     totals.print_classes(data.names)
+    print_fitting(data, totals)
     verdict = data.judge(totals.all_pixels, strict=True)
     for sentence in verdict.faults:
         print('wrong: ' + sentence)
     for sentence in verdict.warnings:
         print('warning: ' + sentence)
     return faults, [f'{data.split}: {sentence}' for sentence in verdict.faults]
+
+
+def print_unknown(data, unknown):
+    """Print values {value: paths} that the class table lacks; for one's own, lines for it, too."""
+    for value, paths in unknown.items():
+        print(f'value {value}, not in the table: {len(paths):,} files, first {paths[0]}')
+    if unknown and settings.DATASET == 'folder':
+        lines = propose.lines_for([label for _, label in data.pairs], data.classes)
+        print(f'lines that {data.classes.path} lacks, to begin with:', *lines, sep='\n')
+
+
+def print_fitting(data, totals):
+    """Print settings that fit one's own images to train on."""
+    if settings.DATASET == 'folder' and data.split == 'train':
+        words = propose.command(settings.DATA_ROOT, totals.sizes)
+        if data.channels != 3:
+            for name, numbers in zip(('MEAN', 'STD'), totals.moments(), strict=True):
+                words += f' {name}=' + ','.join(f'{number:.4f}' for number in numbers)
+        print(f'settings that fit: {words}')

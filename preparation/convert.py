@@ -278,9 +278,9 @@ def draw(picture):
 
 
 def fill(label, polygon, value):
-    """Set the pixels whose centres lie in a polygon (n, 2) of x, y; pixel (0, 0) covers 0 to 1.
+    """Set the pixels whose centres lie in a polygon (n, 2) of x, y; tell whether there are any.
 
-    A pixel is inside if an odd number of edges cross its row at the left of it.
+    (0, 0) covers 0 to 1; inside means that an odd number of edges cross the row at the left of it.
     """
     h, w = label.shape
     crossings = np.zeros((h, w + 1), np.uint8)
@@ -293,6 +293,7 @@ def fill(label, polygon, value):
             crossings[rows, columns] += 1
     inside = np.bitwise_xor.accumulate(crossings & 1, 1)[:, :w]
     label[inside == 1] = value
+    return inside.any()
 
 
 def run_lengths(shape):

@@ -17,7 +17,8 @@ import network
 from benchmarks import measure, reference, views
 from eval import Protocol, scores
 from heads.fapn import Deformable
-from utils import config
+from utils import config, distributed
+from utils.config import UsageError
 from utils.table import table
 
 SMALL = [
@@ -36,6 +37,10 @@ SMALL = [
 ]
 ROOT = os.path.dirname(os.path.abspath(bench.__file__))
 FIGURES = r'([\d.]+) \(([\d.]+) - ([\d.]+)\)'  # median (min - max)
+
+
+def flags(*words):
+    return bench.parser().read(list(words))
 
 
 def run(*arguments, status=0):
@@ -230,6 +235,24 @@ def test_drawn_pictures_make_a_data_set(tmp_path):
     )
 
 
+def test_size_alone(monkeypatch, capsys):
+    """Of the network that settings describe, without timing anything."""
+    monkeypatch.setattr(bench, 'time_steps', None)
+    helpers.small_net(CROP_SIZE=65, STRIDE=16)
+    bench.bench_network(distributed.World([torch.device('cpu')]), flags('--size'))
+    out = capsys.readouterr().out.splitlines()
+    count = sum(p.numel() for p in bench.build().parameters()) / 1e6
+    assert len(out) == 2 and out[1].startswith(f'parameters {count:.2f} M; MACs ')
+
+
+@pytest.mark.parametrize(
+    'words, said', [(['--markdown'], 'goes with --all'), (['--size', '--plain'], 'leave one out')]
+)
+def test_flags_that_do_not_go_together(words, said):
+    with pytest.raises(UsageError, match=said):
+        bench.main(flags(*words))
+
+
 def test_table_of_the_heads(monkeypatch, capsys):
     """The paper's Table 1: parameters over the bare trunk."""
     heads = ('deeplabv3', 'psp', 'psa', 'danet', 'bisenet')
@@ -237,7 +260,7 @@ def test_table_of_the_heads(monkeypatch, capsys):
     helpers.put(N_LAYERS=101, N_CLASSES=21, CROP_SIZE=65, PRETRAINED='')
     helpers.put(HEAD='psa', HEAD_ARGS={'shrink': 1})  # the other heads do not know this
     before = config.current()
-    bench.bench_all(bench.parser().read(['--all', '--size', '--markdown']))
+    bench.bench_all(flags('--all', '--size', '--markdown'))
     assert config.current() == before
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]

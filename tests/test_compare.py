@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import compare
 import utils
 from utils import config, older
 from utils.config import UsageError, UserError
+from utils.runs import by_seed, singles
+from utils.table import latex, table
 
 ROOT = os.path.dirname(os.path.abspath(compare.__file__))
 MACHINE = dict(device='NVIDIA H200', devices=2, processes=2, torch='2.15.0', precision='bfloat16')
@@ -62,9 +65,18 @@ def read(*folders):
     return runs
 
 
+def flags(*words):
+    return compare.parser().read(list(words))
+
+
+def overview(runs, width, *words):
+    """The table of runs, a row for each."""
+    return compare.overview(singles(runs), width, flags(*words))
+
+
 def cells(runs):
     """{run's own name: {column: cell}} of the plain table."""
-    head, *lines = compare.overview(runs, 1000)
+    head, *lines = overview(runs, 1000)
     split = lambda line: re.split(r' {2,}', line)
     return {
         re.split('[:/]', line.split()[0])[-1]: dict(zip(split(head), split(line), strict=True))
@@ -133,7 +145,7 @@ def test_em_columns(tmp_path):
     ]
     make_run(tmp_path / 'ema', [train(20) | curves[0], train(40) | curves[1], val(40, 0.6)])
     make_run(tmp_path / 'fcn', [train(40), val(40, 0.7)], HEAD='fcn')
-    plain, shown = (run(tmp_path / 'ema', tmp_path / 'fcn', *flags) for flags in ([], ['--em']))
+    plain, shown = (run(tmp_path / 'ema', tmp_path / 'fcn', *words) for words in ([], ['--em']))
     assert 'em/' not in plain.stdout and shown.returncode == 0
     head, *lines = shown.stdout.splitlines()
     assert head.split()[-3:] == ['em/entropy', 'em/bases_in_use', 'em/cosine']
@@ -256,8 +268,8 @@ def test_folders_that_look_like_settings_are_folders(tmp_path, monkeypatch):
     make_run(tmp_path / 'LR=0.1')
     make_run(tmp_path / 'run.py')
     monkeypatch.chdir(tmp_path)
-    flags = compare.parser().read(['LR=0.1', '--classes', 'run.py'])
-    assert (flags.inputs, flags.settings) == (['LR=0.1', 'run.py'], [])
+    read = compare.parser().read(['LR=0.1', '--classes', 'run.py'])
+    assert (read.inputs, read.settings) == (['LR=0.1', 'run.py'], [])
     found = run('LR=0.1', 'run.py')
     assert (found.returncode, found.stderr) == (0, '') and 'LR=0.1' in found.stdout
 
@@ -357,20 +369,177 @@ def test_hardware(machine, wanted, tmp_path):
     assert rows(tmp_path / 'a')['a']['hardware'] == wanted
 
 
+def make_seeds(folder):
+    """Three seeds of a network, two of another, one of a third that kept no other settings."""
+    for seed, (best, last, loss) in enumerate([(0.6, 0.6, 1), (0.7, 0.65, 2), (0.74, 0.74, 3)]):
+        log = [train(20, loss, speed=10 * loss), val(20, best, road=best), val(40, last, road=0.5)]
+        scores = dict(mIoU=best + 0.01, split='val')
+        make_run(folder / f'ema_{seed}_x', log, SEED=seed, NAME=f'ema_{seed}', scores=scores)
+    for seed in (0, 1):
+        log = [train(20) | {'em/entropy': 0.2 + seed / 10}, val(20, 0.5)][: 2 - seed]
+        make_run(folder / f'wide{seed}', log, SEED=seed, EM_BASES=128)
+    make_run(folder / 'other_code', [val(20, 0.8)], source=SOURCE | {'network.py': 'a = 2\n'})
+
+
+def test_seeds_that_come_again_stay_with_their_folder(tmp_path):
+    """Whatever they scored: means of the best and of the worst would tell nothing."""
+    for folder, bests in (('a', (0.9, 0.5, 0.9)), ('b', (0.5, 0.9, 0.5))):
+        for seed, best in enumerate(bests):
+            make_run(tmp_path / folder / f's{seed}', [val(20, best)], SEED=seed)
+    told = run(tmp_path / 'a', tmp_path / 'b', '--seeds', COLUMNS='400')
+    assert re.search(r'/a:s\* .* 76\.67 ± 23\.09', told.stdout)
+    assert re.search(r'/b:s\* .* 63\.33 ± 23\.09', told.stdout)
+
+
+def test_a_run_of_an_ablation_that_is_one_of_the_seeds(tmp_path):
+    for name, seed in (('k32', 0), ('s10', 10), ('s2', 2), ('s0', 0)):
+        make_run(tmp_path / 'x' / name, [val(20, 0.5)], SEED=seed)
+    told = run(tmp_path / 'x', '--seeds', COLUMNS='400')
+    assert len(told.stdout.splitlines()) == 3 and '0, 2, 10' in told.stdout
+
+
+def test_own_data_of_two_folders_are_no_seeds(tmp_path):
+    for seed, root in enumerate(('/cats', '/dogs')):
+        make_run(tmp_path / f'r{seed}', [val(20, 0.5)], SEED=seed, DATASET='folder', DATA_ROOT=root)
+    told = run(tmp_path / 'r0', tmp_path / 'r1', '--seeds', COLUMNS='400')
+    assert len(told.stdout.splitlines()) == 3 and '/cats' in told.stdout
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(tmp_path):
+    """Against a calculation by hand: 60, 70, 74: mean 68, deviations -8, 2, 6, so sqrt(104 / 2)."""
+    make_seeds(tmp_path / 'x')
+    make_run(tmp_path / 'again', [val(20, 0.1)], SEED=2, EM_BASES=64)  # a seed that is there
+    told = run(tmp_path / 'x', tmp_path / 'again', '--seeds', '--em', COLUMNS='400')
+    assert (told.returncode, told.stderr) == (0, '')
+    head, *lines = [re.split(r' {2,}', line.strip()) for line in told.stdout.splitlines()]
+    shown = [dict(zip(head, line, strict=True)) for line in lines]
+    names = [f'{tmp_path}/x:{name}' for name in ('other_code', 'ema_*_x', 'wide*')]
+    assert [row['run'] for row in shown] == [*names, f'{tmp_path}/again']
+    ema, wide = shown[1:3]
+    assert [row['n'] for row in shown] == ['1', '3', '2', '1'] and ema['SEED'] == '0, 1, 2'
+    assert ema['best mIoU'] == '68.00 ± 7.21' and ema['eval'] == '69.00 ± 7.21'
+    assert ema['last mIoU'] == '66.33 ± 7.09'  # 60, 65, 74
+    assert ema['steps'] == '40 / 30000' and ema['images/s'] == '20.0'
+    assert ema['code'] == 'network.py' and ema['EM_BASES'] == '64' and wide['EM_BASES'] == '128'
+    assert wide['best mIoU'] == '50.00 (1 of 2)' and wide['eval'] == '-'
+    assert wide['em/entropy'] == '0.25 ± 0.07' and ema['em/entropy'] == '-'
+    assert shown[0]['best mIoU'] == '80.00 @ 20'
+
+
+def test_classes_over_seeds(tmp_path):
+    make_seeds(tmp_path / 'x')
+    groups = by_seed(read(tmp_path / 'x'))
+    lines = compare.class_table(groups, 1000, flags('--seeds'))
+    cells = re.split(r' {2,}', lines[-1])
+    assert cells == ['road', '- / -', '68.00 ± 7.21 / 50.00 ± 0.00', '- / -']
+
+
+def test_scores_of_eval_that_are_not_alike_are_not_averaged(tmp_path):
+    for seed, views in enumerate(['whole images', 'windows of 9x9 every 6x6', 'whole images']):
+        scores = dict(mIoU=0.5 + 0.1 * seed, views=f'views: {views}')
+        make_run(tmp_path / f'a{seed}', SEED=seed, scores=scores)
+    (group,) = by_seed(read(*(tmp_path / f'a{seed}' for seed in range(3))))
+    cell = compare.results(group.runs)['eval']
+    assert cell == '60.00 ± 14.14 (2 of 3); 60.00 (1 of 3) (windows)'
+
+
+def test_settings_edited_by_hand_show_as_settings(tmp_path):
+    """... and not as code again: a copy of the folder whose settings.py was edited."""
+    for name, text, rate in (('a', 'LR = 0.1\n', 0.1), ('b', 'LR = 0.2  # mine\n', 0.2)):
+        make_run(tmp_path / 'x' / name, source=SOURCE | {'settings.py': text}, LR=rate)
+    shown = rows(tmp_path / 'x')
+    assert {name: (row['LR'], row['code']) for name, row in shown.items()} == {
+        'a': ('0.1', 'reference'),
+        'b': ('0.2', 'same'),
+    }
+
+
+# --------------------------------------------------------------------------------------- LaTeX
+
+TEXTS = (
+    r'a_b & 50 % of $x^2$ {#1} ~/p\q',
+    '<|> "it\'s" --- `x` ``',
+    '[1] Bäume, Çà',
+    '* 道 ± ß',
+    '',
+    '-',
+)
+
+
+def unlatex(text):
+    """What LaTeX prints of a cell, read by rules of our own; AssertionError at what it acts on."""
+    shown = ''
+    words = {
+        'textbackslash': '\\', 'textless': '<', 'textgreater': '>', 'textbar': '|', '^': '^', '~': '~'
+    }  # fmt: skip
+    while text:
+        command = re.match(r'\\([a-z]+|[\^~]){}', text)
+        escaped = re.match(r'\\([{}$&#%_])', text)
+        group = re.match(r'{([`]?)}', text)
+        if text.startswith(r'$\pm$'):
+            shown, text = shown + '±', text[5:]
+        elif command:
+            shown, text = shown + words[command[1]], text[command.end() :]
+        elif escaped or group:
+            match = escaped or group
+            shown, text = shown + match[1], text[match.end() :]
+        else:
+            assert text[0] not in '\\{}$&#%_^~<>|"`' and text[:2] != '--', text
+            shown, text = shown + text[0], text[1:]
+    return shown
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_latex_prints_what_the_cell_says(text):
+    wanted = text.replace('道', r'\u9053').replace('ð', r'\xf0').replace('"', "''")
+    assert unlatex(latex(text)) == wanted
+
+
+def test_a_latex_table(tmp_path):
+    make_seeds(tmp_path / 'x_y')
+    told = run(tmp_path / 'x_y', '--seeds', '--latex', '--classes', COLUMNS='40')
+    assert (told.returncode, told.stderr) == (0, '')
+    overview, classes = told.stdout.split('\n\n')
+    for part in (overview, classes):
+        begin, top, head, line, *body, bottom, end = part.strip().splitlines()
+        columns = re.fullmatch(r'\\begin{tabular}{([lr]+)}', begin)[1]
+        assert top == line == bottom == r'\hline' and end == r'\end{tabular}'
+        for row in (head, *body):
+            cells = re.split(r'(?<!\\) & ', row.removesuffix(r' \\'))
+            assert row.endswith(r' \\') and len(cells) == len(columns)
+            assert [unlatex(cell) for cell in cells]
+    assert r'x\_y:ema\_*\_x & 3 & 0, 1, 2 &' in overview and r'68.00 $\pm$ 7.21' in overview
+
+
+def test_latex_compiles(tmp_path):
+    """Without a package, where there is a LaTeX."""
+    program = shutil.which('pdflatex')
+    if not program:
+        pytest.skip('there is no pdflatex here')
+    rows = [dict(first=text, second=text, third='x') for text in TEXTS]
+    lines = [r'\documentclass{article}', r'\begin{document}']
+    lines += [*table(rows, right=['third'], latex=True), r'\end{document}']
+    (tmp_path / 'table.tex').write_text('\n'.join(lines))
+    words = [program, '-interaction=nonstopmode', '-halt-on-error', 'table.tex']
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=100)
+    assert result.returncode == 0, result.stdout
+
+
+def test_forms_of_a_document_exclude_each_other():
+    with pytest.raises(UsageError, match='not allowed with'):
+        flags('--latex', '--markdown')
+
+
 def test_many_settings_go_below_the_rows(tmp_path):
     wide = dict(LR=0.5, SEED=1, HEAD='fcn', STRIDE=16, N_LAYERS=50, EM_BASES=8)
     make_run(tmp_path / 'a', [val(1, 0.9)])
     make_run(tmp_path / 'b', [val(1, 0.8)], **wide)
     make_run(tmp_path / 'c', [val(1, 0.7)], SEED=1, source=SOURCE | {'loss.py': ''})
     both = read(tmp_path / 'a', tmp_path / 'b')
-    table = compare.overview(both, 1000)
-    wide = max(map(len, table))
-    assert (
-        len(table) == 3
-        and compare.overview(both, wide) == table
-        and len(compare.overview(both, wide - 1)) == 5
-    )
-    narrow = compare.overview(both, 100)  # the table is wider
+    lines = overview(both, 1000)
+    wide = max(map(len, lines))
+    assert len(lines) == 3 and overview(both, wide) == lines and len(overview(both, wide - 1)) == 5
+    narrow = overview(both, 100)  # the table is wider
     assert (
         narrow[2].strip()
         == 'SEED=0  HEAD=ema  N_LAYERS=101  STRIDE=8  EM_BASES=64  LR=0.009  code: reference'
@@ -379,9 +548,9 @@ def test_many_settings_go_below_the_rows(tmp_path):
         narrow[4].strip()
         == 'SEED=1  HEAD=fcn  N_LAYERS=50  STRIDE=16  EM_BASES=8  LR=0.5  code: same'
     )
-    assert max(map(len, compare.overview(read(tmp_path / 'a', tmp_path / 'b'), 50)[2::3])) <= 50
+    assert max(map(len, overview(read(tmp_path / 'a', tmp_path / 'b'), 50)[2::3])) <= 50
     make_run(tmp_path / 'd', [val(1, 0.6)], EM_MOM=0.5)
-    found = compare.overview(read(*(tmp_path / name for name in 'abcd')), 1000)  # seven settings
+    found = overview(read(*(tmp_path / name for name in 'abcd')), 1000)  # seven settings
     assert [line.strip() for line in found[6::2]] == [
         'SEED=1  code: +loss.py',
         'EM_MOM=0.5  code: same',
@@ -431,7 +600,7 @@ def test_class_table_keeps_to_the_terminal(tmp_path):
         make_run(tmp_path / 'x' / f'run{i}', [val(1, 0.9 - i / 10, road=0.5, sky=0.5)])
     runs = read(tmp_path / 'x')
     width = 16 + 2 * (len(runs[0].name) + 2)
-    lines = compare.class_table(runs, width)
+    lines = compare.class_table(singles(runs), width, flags())
     assert max(map(len, lines)) <= width and sum(line.startswith('road') for line in lines) == 3
     assert re.findall(r'run\d', ' '.join(lines)) == [f'run{i}' for i in range(5)]
 
@@ -465,6 +634,28 @@ def test_plot(tmp_path):
     assert not (tmp_path / 'curves.png.part').exists()
 
 
+def test_plot_of_seeds_and_em_units(tmp_path, monkeypatch):
+    """Runs of a row share their colour; curves of the units have axes of their own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kept = []
+    monkeypatch.setattr(FigureCanvasAgg, 'print_png', lambda self, f: kept.append(self.figure))
+    make_seeds(tmp_path / 'x')
+    groups = by_seed(read(tmp_path / 'x'))
+    compare.save_curves(groups, str(tmp_path / 'x.png'))
+    figure = kept[0]
+    loss, miou, entropy, bases, cosine = figure.axes
+    colours = [line.get_color() for line in loss.lines]
+    assert len(colours) == 6 and [colours.count(c) for c in dict.fromkeys(colours)] == [1, 3, 2]
+    drawn = [line.get_ydata().tolist() for line in entropy.lines if len(line.get_ydata())]
+    assert drawn == [[0.2], [pytest.approx(0.3)]] and not any(
+        len(line.get_ydata()) for line in bases.lines
+    )
+    (legend,) = figure.legends
+    assert [handle.get_color() for handle in legend.legend_handles] == list(dict.fromkeys(colours))
+    assert [text.get_text().strip() for text in legend.get_texts()] == [g.name for g in groups]
+
+
 def test_plot_has_a_line_and_a_name_per_run(tmp_path, monkeypatch):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -476,7 +667,7 @@ def test_plot_has_a_line_and_a_name_per_run(tmp_path, monkeypatch):
     )
     make_run(tmp_path / 'b', [train(20, 3.0)])
     monkeypatch.chdir(tmp_path)
-    compare.save_curves(read('_a', 'b'), 'x.png')
+    compare.save_curves(singles(read('_a', 'b')), 'x.png')
     loss, miou = kept[0].axes
     assert [list(zip(*line.get_data())) for line in loss.lines] == [
         [(20, 2), (40, 1), (60, 0.5)],
@@ -562,7 +753,7 @@ def test_damaged_lines_are_left_out(tmp_path):
         '50.00 @ 25',
         '5.0',
     ]
-    compare.save_curves(read(folder), str(tmp_path / 'x.png'))
+    compare.save_curves(singles(read(folder)), str(tmp_path / 'x.png'))
 
 
 @pytest.mark.parametrize(
@@ -650,7 +841,7 @@ def test_a_plot_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(FigureCanvasAgg, 'print_png', fail)
     (tmp_path / 'x.png').write_text('old')
     with pytest.raises(UserError, match='No space left'):
-        compare.save_curves(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
+        compare.save_curves(singles(read(make_run(tmp_path / 'a'))), str(tmp_path / 'x.png'))
     assert (tmp_path / 'x.png').read_text() == 'old' and not (tmp_path / 'x.png.part').exists()
 
 
@@ -659,7 +850,7 @@ def test_plot_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, 'utils.curves', raising=False)
     monkeypatch.delattr(utils, 'curves', raising=False)
     with pytest.raises(UserError, match='pip install matplotlib'):
-        compare.save_curves(read(make_run(tmp_path / 'a')), str(tmp_path / 'x.png'))
+        compare.save_curves(singles(read(make_run(tmp_path / 'a'))), str(tmp_path / 'x.png'))
 
 
 @pytest.mark.parametrize(

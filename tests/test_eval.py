@@ -12,7 +12,6 @@ from PIL import Image
 from standins import palette, stand_in
 
 import dataset
-import eval as evaluation
 import metric
 from datasets import predictions
 from datasets.files import read_classes
@@ -90,7 +89,7 @@ def test_worst_and_best_are_ordered_by_the_image_iou(tmp_path, monkeypatch):
     )  # of forty rows
     labels = [torch.from_numpy(np.array(data.read(i)[1])) for i in range(12)]
     labels[4][:] = 255
-    saver, total = predictions.Saver(str(tmp_path / 'out'), data, evaluation.image_iou), 0
+    saver, total = predictions.Saver(str(tmp_path / 'out'), data, metric.image_iou), 0
     for i in reversed(range(12)):
         pred = torch.where(labels[i] == 255, 0, labels[i])
         pred[: 3 * wrong[i]] = (pred[: 3 * wrong[i]] + 1) % 11

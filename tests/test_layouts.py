@@ -16,7 +16,7 @@ from standins import SIZE, ids_of, mat, palette, stand_in, text
 import dataset
 import settings
 from dataset import Dataset
-from datasets import cache, layouts, table
+from datasets import cache, layouts, lists, table
 from datasets.files import UNKNOWN, LabelMap, UnknownValues, read_image
 from preparation import check
 from utils.config import UserError
@@ -463,6 +463,34 @@ def test_a_list_that_is_not_there(name, file, tmp_path):
     assert 'is missing; ' in str(e.value) and str(e.value).endswith(table.DATASETS[name].get)
 
 
+@pytest.mark.parametrize('form', ['annot', 'masks', 'lists', 'undivided'])
+def test_trainval_of_ones_own(form, tmp_path):
+    """It is train and val together, however they are divided; a list of its own goes first."""
+    ids = [ids_of('folder', i, 2) for i in range(5)]
+    for i, label in enumerate(ids):
+        split = 'train' if i < 3 else 'val'
+        places = {
+            'annot': (split, f'{split}annot'),
+            'masks': (f'{split}/images', f'{split}/masks'),
+            'lists': ('photos', 'masks'),
+            'undivided': ('images', 'labels'),
+        }
+        image_dir, label_dir = places[form]
+        write(f'{tmp_path}/{image_dir}/{i}.jpg', colour_of(label))
+        write(f'{tmp_path}/{label_dir}/{i}.png', label.astype(np.uint8))
+    if form == 'lists':
+        for split, numbers in (('train', '012'), ('val', '34')):
+            lines = [f'photos/{i}.jpg masks/{i}.png' for i in numbers]
+            text(f'{tmp_path}/{split}.txt', lines)
+    own(tmp_path, '0 0 0 0 a', '1 9 9 9 b')
+    both = [path for split in ('train', 'val') for path, _ in Dataset(split, train=False).pairs]
+    data = Dataset('trainval', train=False)
+    assert [path for path, _ in data.pairs] == both and len(both) == 5
+    if form == 'lists':
+        text(f'{tmp_path}/trainval.txt', ['photos/4.jpg masks/4.png'])
+        assert len(Dataset('trainval', train=False)) == 1
+
+
 def test_trainval_has_two_listings(tmp_path):
     """Files of one name in both halves are two samples."""
     stand_in('camvid', tmp_path, 2)
@@ -849,7 +877,7 @@ def test_cache_reads_no_picture_and_notices_changes(tmp_path, monkeypatch):
     dataset.cache(Dataset('train', train=False))
     data = Dataset('train', train=False)
     with monkeypatch.context() as m:
-        m.setattr(dataset, 'read_image', lambda path: 1 / 0)
+        m.setattr(dataset, 'read_image', lambda *_, **__: 1 / 0)
         data.read(0)
     label = data.pairs[0][1]
     facts, size = os.stat(label), os.path.getsize(label)
@@ -859,7 +887,7 @@ def test_cache_reads_no_picture_and_notices_changes(tmp_path, monkeypatch):
     dataset.cache(data)
     os.utime(label, (1, 1))  # another time
     with monkeypatch.context() as m:
-        m.setattr(dataset, 'read_image', lambda path: 1 / 0)
+        m.setattr(dataset, 'read_image', lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.read(0)
     put(IGNORE_LABEL=99)
@@ -1011,3 +1039,74 @@ def test_real_voc(sample_data):
         assert (data.classes.colours[label[seen]] == colours[seen]).all() and (
             colours[~seen] == [224, 224, 192]
         ).all()
+
+
+# ------------------------------------------------------------------------------------------- folders of one's own
+
+WAYS = {  # where a picture and its label lie, in the ways in which people keep them
+    'masks': ('images/{split}/{name}.tif', 'masks/{split}/{name}.png'),
+    'annotations': ('images/{split}/{name}.bmp', 'annotations/{split}/{name}.tif'),
+    'a folder a split': ('{split}/images/{name}.webp', '{split}/labels/{name}.png'),
+    'masks in it': ('{split}/images/{name}.gif', '{split}/masks/{name}.tiff'),
+    'names that are joined': ('{split}_images/{name}.jpg', '{split}_masks/{name}_mask.png'),
+    'joined labels': ('{split}_images/{name}.png', '{split}_labels/{name}.bmp'),
+    'masks next to a split': ('{split}/{name}.jpg', '{split}_masks/{name}_mask.png'),
+    'in one folder': ('{split}/{name}.jpg', '{split}/{name}_mask.png'),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('val', ['val', 'valid'])
+def test_ways_of_own_data(way, val, tmp_path):
+    own(tmp_path)
+    for number, split in enumerate(('train', val)):
+        for i in range(2):
+            names = [path.format(split=split, name=f'p{number}{i}') for path in WAYS[way]]
+            label = np.full((6, 8), 7, np.uint8)
+            label[:, : 2 * number + i + 1] = 1
+            for name, pixels in zip(names, (colour_of(label), label), strict=True):
+                os.makedirs(os.path.dirname(f'{tmp_path}/{name}'), exist_ok=True)
+                Image.fromarray(pixels).save(f'{tmp_path}/{name}')
+    for number, split in enumerate(('train', 'val')):
+        data = Dataset(split, train=False)
+        assert len(data) == 2
+        for i in range(2):
+            image, label = data.read(i)
+            assert image.shape == (6, 8, 3)
+            assert (label == 1).sum() == 6 * (2 * number + i + 1) and (label == 2).any()
+    with pytest.raises(UserError):
+        Dataset('test', train=False)
+
+
+@pytest.mark.parametrize(
+    'image, label',
+    [
+        ('images/{}.jpg', 'masks/{}.png'),
+        ('{}.jpg', '{}_mask.png'),
+        ('images/{}.png', 'images/{}_mask.png'),
+    ],
+)
+def test_own_data_that_nothing_divides(image, label, tmp_path):
+    """A fifth is to validate on, always the same; a list for one split ends that."""
+    own(tmp_path)
+    for i in range(10):
+        write(f'{tmp_path}/{image.format(i)}', np.zeros((4, 4, 3), np.uint8))
+        write(f'{tmp_path}/{label.format(i)}', np.zeros((4, 4), np.uint8))
+    names = {}
+    for split in ('train', 'val'):
+        names[split] = [os.path.basename(path)[0] for path, _ in Dataset(split, train=False).pairs]
+    assert names == lists.share(map(str, range(10)))
+    assert len(names['val']) == 2 and len(set(names['train'] + names['val'])) == 10
+    text(f'{tmp_path}/train.txt', names['train'][:4])
+    assert len(Dataset('train', train=False)) == 4
+    with pytest.raises(layouts.Missing, match='val.txt: this list of pictures is missing'):
+        Dataset('val', train=False)
+
+
+def test_own_labels_that_are_missing_in_masks(tmp_path):
+    own(tmp_path)
+    for name in ('a', 'b'):
+        write(f'{tmp_path}/images/train/{name}.jpg', np.zeros((4, 4, 3), np.uint8))
+    write(f'{tmp_path}/masks/train/a.png', np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=f'{tmp_path}/masks/train/b: this label is missing, 1 of 2'):
+        Dataset('train', train=True)

@@ -1,6 +1,7 @@
 """The losses against formulas written out in float64, a pixel at a time; how settings choose one; class weights."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from helpers import assert_close, blocks, build, make_camvid, put, small_net
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import loss
+import metric
 import train
 from heads.frame import upsample
 from utils.config import UsageError
@@ -25,6 +27,9 @@ LOSSES = {
     'focal all': functools.partial(loss.focal, ignore=255, average='all', gamma=2.0),
     'focal valid': functools.partial(loss.focal, ignore=255, average='valid', gamma=0.5),
     'dice': functools.partial(loss.dice, ignore=255),
+    'ce+dice all': functools.partial(loss.ce_dice, ignore=255, average='all'),
+    'ce+dice valid': functools.partial(loss.ce_dice, ignore=255, average='valid', smoothing=0.2),
+    'lovasz': functools.partial(loss.lovasz, ignore=255),
 }
 every_loss = pytest.mark.parametrize('form', LOSSES.values(), ids=list(LOSSES))
 with_weight = pytest.mark.parametrize('weight', [None, WEIGHT], ids=['', 'weights'])
@@ -296,6 +301,76 @@ def test_dice_at_its_ends():
     assert loss.dice(logits, label, 255, weight=torch.tensor([1.0, 1, 0, 1]))[1].item() == 0
 
 
+@either_average
+@with_weight
+def test_ce_and_dice(average, weight):
+    """Per image: the mean of the one and the value of the other."""
+    logits, label = batch()
+    sums = add_up((i, smoothed(t, p, weight, 0.2)) for i, t, p in valid_pixels(logits, label))
+    counts = divisors(logits, label, average, weight)
+    other, there = map(list, dice_by_hand(logits, label, weight, 0.5))
+    wanted = [s / max(n, 1e-9) + d for s, n, d in zip(sums, counts, other)]
+    found = loss.ce_dice(logits, label, 255, average, tensor(weight), smoothing=0.2, eps=0.5)
+    assert_same(found, wanted, there)
+
+
+def jaccard_loss(wrong, truth):
+    """Of a class, 1 - IoU where the pixels in the set `wrong` are wrong, those of `truth` its own."""
+    return len(wrong) / len(truth | wrong)
+
+
+def lovasz_extension(errors, truth):
+    """By its definition for a submodular loss: the largest of all orders of the pixels."""
+    values = []
+    for order in itertools.permutations(range(len(errors))):
+        sets = [set(order[:i]) for i in range(len(order) + 1)]
+        steps = [jaccard_loss(b, truth) - jaccard_loss(a, truth) for a, b in zip(sets, sets[1:])]
+        values.append(sum(errors[n] * step for n, step in zip(order, steps)))
+    return max(values)
+
+
+@pytest.mark.parametrize('weight', [None, [0.5, 2.0, 0.0, 1.25]], ids=['', 'weights'])
+def test_lovasz_against_all_orders_of_the_pixels(weight):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 4, 2, 3, generator=generator).double()
+    label = torch.tensor([[[0, 1, 1], [2, 255, 1]], [[2, 2, 255], [255, 0, 0]]]).byte()
+    wanted, parts = [0.0] * 2, [0.0] * 2
+    for i in range(2):
+        pixels = [(t, p) for image, t, p in valid_pixels(logits, label) if image == i]
+        for c in {t for t, _ in pixels}:
+            errors = [1 - p[c] if t == c else p[c] for t, p in pixels]
+            w = 1.0 if weight is None else weight[c]
+            value = lovasz_extension(errors, {n for n, (t, _) in enumerate(pixels) if t == c})
+            wanted[i] += w * value
+            parts[i] += w
+    wanted = [value / part for value, part in zip(wanted, parts)]
+    assert_same(loss.lovasz(logits, label, 255, weight=tensor(weight)), wanted, [1, 1])
+
+
+def test_lovasz_of_sure_predictions_is_one_minus_the_mean_iou():
+    generator = torch.Generator().manual_seed(1)
+    label, pred = (torch.randint(0, 4, (1, 30, 40), generator=generator) for _ in range(2))
+    label[0, :5] = 255
+    logits = 500 * F.one_hot(pred, 5).permute(0, 3, 1, 2).float()
+    ious = metric.scores(metric.confusion(pred, label, 4))['class_iou']
+    total, count = loss.lovasz(logits, label, 255)
+    assert total.item() == pytest.approx(1 - sum(ious) / 4, rel=1e-5) and count.item() == 1
+
+
+def test_lovasz_in_float32_is_that_in_float64():
+    """Over as many pixels as a training crop has."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 3, 400, 400, generator=generator)
+    label = torch.randint(0, 3, (1, 400, 400), generator=generator)
+    found, wanted = [], []
+    for values, x in ((found, logits), (wanted, logits.double())):
+        x.requires_grad_()
+        total, _ = loss.lovasz(x, label, 255)
+        values += [total.detach(), torch.autograd.grad(total.sum(), x)[0]]
+    assert_close(found[0], wanted[0], 1e-5)
+    assert_close(found[1], wanted[1], 1e-3)  # near ties the order differs
+
+
 # ------------------------------------------------------------------------------------------------ what they have in common
 
 
@@ -467,10 +542,14 @@ CHOICES = [
         functools.partial(loss.focal, gamma=1.5, average='valid'),
     ),
     (dict(LOSS='dice'), loss.dice),
+    (
+        dict(LOSS='ce+dice', LOSS_ARGS={'eps': 0.5}, LOSS_AVG='valid'),
+        functools.partial(loss.ce_dice, average='valid', eps=0.5),
+    ),
+    (dict(LOSS='lovasz'), loss.lovasz),
 ]
-choices = pytest.mark.parametrize(
-    'values, form', CHOICES, ids=['ce valid', 'ce all', 'ohem valid', 'ohem all', 'focal', 'dice']
-)
+NAMES = 'ce valid', 'ce all', 'ohem valid', 'ohem all', 'focal', 'dice', 'ce+dice', 'lovasz'
+choices = pytest.mark.parametrize('values, form', CHOICES, ids=NAMES)
 
 
 def images():
@@ -529,7 +608,7 @@ def test_a_step_lowers_the_loss(values, form):
     assert found[-1] < found[0] - 1e-3
 
 
-@pytest.mark.parametrize('name', ['ce', 'ohem', 'focal', 'dice'])
+@pytest.mark.parametrize('name', list(loss.LOSSES))
 def test_full_size_logits_of_one_image(name):
     """Forward and again in backward; of all only where the loss ranks them together."""
     small_net(LOSS=name, IGNORE_LABEL=200)
@@ -581,6 +660,8 @@ def test_class_weights_that_will_not_do(weights):
         ('ce', {'smoothing': float('nan')}, 'smoothing = nan is not valid'),
         ('focal', {'gamma': -1}, 'gamma = -1 is not valid; expected float, 0 to 100'),
         ('focal', {'gamma': '2'}, "gamma = '2' is not valid; expected float, 0 to 100"),
+        ('lovasz', {'eps': 1.0}, "LOSS=lovasz has no 'eps'; it has none"),
+        ('ce+dice', {'gamma': 1.0}, "LOSS=ce.dice has no 'gamma'; it has smoothing, eps"),
         ('dice', {'eps': (1,)}, 'eps = .1,. is not valid; expected float, 0 to 100'),
     ],
 )

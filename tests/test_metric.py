@@ -1,3 +1,7 @@
+import csv
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +51,8 @@ def test_scores_by_hand():
         sum(acc) / 3
     )
     assert found['fIoU'] == pytest.approx(0.4 * iou[0] + 0.2 * iou[1] + 0.4 * iou[2])
+    f1 = [12 / 15, 6 / 13, 8 / 12]
+    assert found['class_f1'] == pytest.approx(f1) and found['mF1'] == pytest.approx(sum(f1) / 3)
     assert found['absent'] == 0
 
 
@@ -78,7 +84,53 @@ def test_scores_of_large_counts_are_exact():
 def test_table_has_a_line_per_class():
     found = metric.scores(torch.tensor([[3, 0, 1], [0, 0, 0], [0, 0, 4]]))
     lines = metric.table(found, ['road', 'sky', 'a tree']).splitlines()
-    assert lines[1].split() == ['road', '75.00', '75.00'] and lines[2].split() == ['sky', '-', '-']
+    assert lines[1].split() == ['road', '75.00', '85.71', '75.00']
+    assert lines[2].split() == ['sky', '-', '-', '-']
     assert lines[4].startswith('mIoU 77.50') and lines[5].startswith('1 of 3 classes')
     with pytest.raises(ValueError):
         metric.table(found, ['road', 'sky'])
+
+
+def test_f1_is_dice_and_2_iou_over_1_plus_iou():
+    rng = np.random.default_rng(0)
+    result = metric.scores(torch.from_numpy(rng.integers(1, 99, (5, 5))))
+    wanted = [2 * iou / (1 + iou) for iou in result['class_iou']]
+    assert result['class_f1'] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize('kind', [torch.uint8, torch.int64])
+def test_labels_inside_against_loops(kind):
+    """A pixel stays if all labels at most 3 pixels away, in a square and in the picture, are its own."""
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, (2, 3, 4)).repeat(9, 1).repeat(8, 2)
+    label[1, :12, :12] = 255
+    wanted = np.full_like(label, 255)
+    for i, y, x in np.argwhere(label != 255):
+        around = label[i, max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
+        if (around == label[i, y, x]).all():
+            wanted[i, y, x] = label[i, y, x]
+    result = metric.inside(torch.from_numpy(label).to(kind))
+    assert result.dtype == kind and (result.numpy() == wanted).all()
+    assert 0 < (wanted != 255).mean() < 0.7
+
+
+def test_files_of_scores(tmp_path):
+    """JSON and CSV; names with commas and line ends stay cells."""
+    matrix = torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    result = metric.scores(matrix) | {'confusion': matrix, 'inside': matrix // 2}
+    path = tmp_path / 'new' / 'scores.json'
+    metric.write(str(path), result, ['road, wet', 'a\nb', 'sky'], {'split': 'val'})
+    files = ['scores.json', 'scores_classes.csv', 'scores_confusion.csv', 'scores_inside.csv']
+    assert sorted(os.listdir(path.parent)) == files
+    values = json.loads(path.read_text())
+    assert values['split'] == 'val' and values['mF1'] == pytest.approx(result['mF1'])
+    assert not {'confusion', 'inside'} & set(values)
+    tables = {}
+    for kind in ('classes', 'confusion', 'inside'):
+        with open(path.with_name(f'scores_{kind}.csv'), newline='') as f:
+            tables[kind] = list(csv.reader(f))
+    assert tables['classes'][1] == ['road, wet', '66.67', '80.00', '75.00', '8', '7']
+    assert tables['classes'][3] == ['sky', '', '', '', '0', '0']
+    assert tables['confusion'][0] == ['label \\ prediction', 'road, wet', r'a\nb', 'sky']
+    for kind, counts in (('confusion', matrix), ('inside', matrix // 2)):
+        assert [list(map(int, row[1:])) for row in tables[kind][1:]] == counts.tolist()

@@ -320,7 +320,7 @@ def deny():
     import dataset
     from datasets.files import read_image
 
-    def read_image(path):
+    def read_image(path, channels=3):
         raise PermissionError(13, 'Permission denied', path)
 
     dataset.read_image = read_image
@@ -343,10 +343,10 @@ def die_in_workers():
 
     read, here = dataset.read_image, os.getpid()
 
-    def read_image(path):
+    def read_image(path, channels=3):
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(path)
+        return read(path, channels=channels)
 
     dataset.read_image = read_image
 

@@ -714,7 +714,7 @@ for net in nets:
     with torch.no_grad():
         wanted = net(image)
         found = torch.export.export(net, (image,)).module()(image)
-    assert wanted.shape == (2, 5, 65, 49) and torch.equal(found, wanted)
+    assert wanted.shape == (2, 5, 65, 49) and torch.allclose(found, wanted, atol=1e-6)
 print('all well')
 """
 
@@ -753,6 +753,8 @@ def test_imports_of_the_networks():
         above = imported - sys.stdlib_module_names - {'torch', 'torchvision', 'heads', 'sync_bn'}
         if path.endswith('network.py'):
             above -= {'trunks'}  # when settings name another trunk
+        if path.endswith('frame.py'):  # network.load and so on, when they are called
+            above -= {'utils'}
         assert not above, f'{path} imports {above}'
         assert path.endswith('network.py') or 'network' not in imported
 

@@ -23,7 +23,6 @@ from standins import stand_in
 
 import compare
 import dataset
-import eval as evaluation
 import metric
 import predict
 import settings
@@ -232,7 +231,7 @@ def on_image(save_dir, split, **values):
     values = {'VAL_SPLIT': split, 'SAVE_DIR': str(save_dir), 'NAME': 'x'} | values
     vars(settings).update(values)
     data = dataset.Dataset(split, train=False)
-    return predictions.writer(data, evaluation.image_iou, 'net.pth')
+    return predictions.writer(data, metric.image_iou, 'net.pth')
 
 
 def own_data(folder):
@@ -332,7 +331,7 @@ def test_eval_writes_nothing_into_the_folder_of_its_checkpoint(tmp_path):
     vars(settings).update(VAL_SPLIT='val', SAVE_DIR=str(tmp_path / 'nets'))
     data = dataset.Dataset('val', train=False)
     with pytest.raises(UsageError, match='SAVE_DIR'):
-        predictions.writer(data, evaluation.image_iou, str(tmp_path / 'nets' / 'net.pth'))
+        predictions.writer(data, metric.image_iou, str(tmp_path / 'nets' / 'net.pth'))
     assert not (tmp_path / 'nets').exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import visualize
+from utils import fonts, visualize
 
 pytestmark = pytest.mark.filterwarnings('error')
 COLOURS = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200], [255, 255, 0]], np.uint8)
@@ -107,9 +107,13 @@ def test_errors_are_right_wrong_or_void():
 def test_an_overlay_is_half_and_half():
     image, coloured = noise(20, 30), noise(20, 30, 1)
     image[0], coloured[0] = 255, 255
+    coloured[5:7] = 0  # a black class, or void, leaves the image as it is
+    coloured[5, 0] = 0, 0, 2
     found = visualize.overlay(image, coloured)
     assert found.dtype == np.uint8
-    assert np.abs(found - (image.astype(float) + coloured) / 2).max() <= 1
+    wanted = (image.astype(float) + coloured) / 2
+    wanted[5, 1:], wanted[6] = image[5, 1:], image[6]
+    assert np.abs(found - wanted).max() <= 1
 
 
 # ------------------------------------------------------------------------------------------------ legends and sheets
@@ -250,6 +254,38 @@ def test_charts(n):
             and min(found.shape[:2]) > 50
         )
         assert np.ptp(found) > 100
+
+
+def test_classes_in_a_script_that_no_font_has_are_numbers(monkeypatch):
+    """In legends and charts; names that can be drawn stay."""
+    monkeypatch.setattr(fonts.font_manager.fontManager, 'ttflist', [])
+    fonts.best.cache_clear()
+    names, alike = ['ground', '道', 'sky'], ['ground', 'class 1', 'sky']
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 200]], np.uint8)
+    pictures = []
+    for words in (names, alike, ['ground', 'class 2', 'sky']):
+        legend = visualize.legend(np.arange(3, dtype=np.uint8)[None], words, colours, 400)
+        matrix = visualize.confusion(np.eye(3), words)
+        pictures.append([legend, matrix, visualize.bars([0.5, 0.7, 0.2], words, 'title')])
+    fonts.best.cache_clear()
+    for shown, wanted, other in zip(*pictures, strict=True):
+        assert np.array_equal(shown, wanted) and not np.array_equal(shown, other)
+
+
+def test_the_font_whose_glyphs_are_boxes_is_not_used(monkeypatch):
+    """Newer matplotlib brings one, and it has every character."""
+
+    class LastResort:
+        fname = '/fonts/LastResortHE-Regular.ttf'
+
+    characters = fonts.characters
+    everything = lambda path: frozenset(range(70000)) if 'Last' in path else characters(path)
+    monkeypatch.setattr(fonts.font_manager.fontManager, 'ttflist', [LastResort])
+    monkeypatch.setattr(fonts, 'characters', everything)
+    fonts.best.cache_clear()
+    path, names = fonts.fit(['道', 'road'], ['class 0', 'class 1'])
+    fonts.best.cache_clear()
+    assert (str(path), names) == (fonts.DEFAULT, ['class 0', 'road'])
 
 
 def test_bars_of_nothing():

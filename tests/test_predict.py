@@ -1,19 +1,24 @@
 """predict.py end to end: pictures of all kinds, folders, patterns, videos, and what is wrong with some of them."""
 
 import os
+import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import blocks, colour_of
+from helpers import blocks, build, colour_of, small_net
 from PIL import Image
 
 import eval as evaluation
+import network
 import predict
 from datasets.files import read_classes, read_image
-from utils import visualize
+from utils import config, distributed, memory, visualize
+from utils.config import UserError
 
 pytest.register_assert_rewrite('scripts', 'answers')
 from answers import alike, answers, inside, loaded, random_net, told  # noqa: E402, F401
@@ -346,6 +351,131 @@ def test_a_video_gives_as_many_frames(again, name, args):
     ]
     far = np.array([[np.abs(f.astype(int) - w).mean() for w in wanted] for f in found])
     assert (far.argmin(1) == range(7)).all() and far.diagonal().max() < 15, far.round(1)
+
+
+def little_memory():
+    """In the new process: 10 MB are free; pictures need more as a whole, and less in windows."""
+    import itertools
+
+    from utils import memory
+
+    amounts = itertools.cycle([20_000_000, 5_000_000])
+    memory.free = lambda device: 10_000_000
+    memory.needed = lambda *args: next(amounts)
+
+
+def test_large_pictures_go_in_windows_where_memory_would_not_do(again):
+    """Those alone, with a line that says so; as TEST_CROP does it, of the training crop's size."""
+    for name, pixels in (('a', scene(1, 300, 260)), ('b', scene(2, 310, 260)), ('c', scene(3))):
+        put_picture(f'{again.pics}/{name}.png', pixels)
+    out = predicted(again, again.pics, before=little_memory)
+    (line, *others) = [line for line in out.splitlines() if 'predicted in windows' in line]
+    assert len(others) == 1 and re.match(r'260x3[01]0 pixels need about 0\.\d GB of memory', line)
+    assert 'and 0.0 GB are free: predicted in windows of the training crop, 65x65' in line
+    ids = {name: ids_of(again.out / 'index' / f'{name}.png') for name in 'abc'}
+    net = loaded(again)
+    (small,) = answers(net, [scene(3)])
+    whole = answers(net, [scene(1, 300, 260), scene(2, 310, 260)])
+    config.put({'TEST_CROP': 65})
+    windows = answers(net, [scene(1, 300, 260), scene(2, 310, 260)])
+    assert alike(ids['a'], windows[0]) and alike(ids['b'], windows[1]) and alike(ids['c'], small)
+    assert not alike(ids['a'], whole[0])
+    bases = again.run(
+        'predict.py', again.pics, '--bases', f'SAVE_DIR={again.out}', before=little_memory
+    )
+    assert bases.status == 1 and bases.err.count('--bases needs the whole picture at once') == 2
+
+
+@pytest.mark.parametrize('head', ['ema', 'danet'])
+def test_memory_that_is_needed(head):
+    """Of a network and its scores: at least the largest tensors, at most a few of them."""
+    small_net(HEAD=head, STRIDE=8)
+    net, p = network.fold(build(8)), evaluation.protocol()
+
+    def needed(side):
+        task = lambda x: evaluation.scores(net, x, p)
+        with torch.no_grad():
+            return memory.needed(task, (1, 3, side, side), torch.device('cpu'))
+
+    logits = 4 * 8 * 497**2
+    positions = (496 / 8 + 1) ** 2
+    attention = 4 * positions**2 if head == 'danet' else 0
+    assert logits + attention < needed(497) < 12 * logits + 3 * attention
+    assert (needed(993) > 8 * needed(497)) == (head == 'danet')  # with the square of the pixels
+
+
+def test_memory_that_is_free(tmp_path, monkeypatch):
+    """A container's limit goes before what the machine has; a machine that does not tell is None."""
+    cpu = torch.device('cpu')
+    monkeypatch.setattr(memory, 'CGROUPS', [])
+    assert memory.free(cpu) is None or memory.free(cpu) > 2**20
+    for name, text in (('limit', '5000'), ('used', '2000'), ('none', 'max')):
+        (tmp_path / name).write_text(text + '\n')
+    names = [('none', 'used'), ('missing', 'used'), ('limit', 'used')]
+    groups = [
+        (tmp_path / limit, tmp_path / used, tmp_path / 'stat', 'cached') for limit, used in names
+    ]
+    monkeypatch.setattr(memory, 'CGROUPS', groups)
+    assert memory.free(cpu) == 3000
+    (tmp_path / 'stat').write_text('anon 7\ncached 1500\n')  # files, which make room
+    assert memory.free(cpu) == 4500
+
+
+def test_a_picture_that_is_too_large_for_windows(monkeypatch, capsys):
+    """Windows are measured as whole pictures are: with many classes their scores are most of it."""
+    small_net(HEAD='danet', STRIDE=8, CROP_SIZE=129, TEST_BATCH=1)
+    world = distributed.World([torch.device('cpu')])
+    p = evaluation.protocol()
+    net = network.fold(build(9))
+    predictor = predict.Predictor(
+        world,
+        [(net, p, (129, 129))],
+        'out',
+        SimpleNamespace(compare=None, bases=False, probabilities=False),
+    )
+    shape = 1, 993, 801
+    windows = predictor.needed(0, shape, p._replace(crop=(129, 129)))
+    whole = predictor.needed(0, shape, p)
+    assert 2 * 4 * 9 * 993 * 801 < windows < whole
+    monkeypatch.setattr(memory, 'free', lambda device: windows - 1)
+    with pytest.raises(UserError, match='801x993 pixels need about .*; windows would need'):
+        predictor.fit(0, shape)
+    predictor.fits.clear()
+    monkeypatch.setattr(memory, 'free', lambda device: windows + 1)
+    assert not predictor.fit(0, shape)
+    assert 'predicted in windows of the training crop, 129x129' in capsys.readouterr().out
+
+
+def test_of_several_pictures_in_a_file_one_is_taken_and_said(again):
+    pages = [Image.fromarray(scene(seed)) for seed in (1, 2, 3)]
+    for name in ('film.gif', 'pages.tif'):
+        put_picture(f'{again.pics}/{name}', scene(1))
+        pages[0].save(again.pics / name, save_all=True, append_images=pages[1:])
+    put_picture(f'{again.pics}/one.gif', scene(1))
+    result = again.run('predict.py', again.pics, f'SAVE_DIR={again.out}')
+    assert result.status == 0 and '3 of 3 written' in result.out
+    lines = [line for line in result.err.splitlines() if 'pictures is predicted' in line]
+    assert len(lines) == 2
+    for name in ('film.gif', 'pages.tif'):
+        assert any(f'{again.pics / name}: the first of its 3 pictures' in line for line in lines)
+
+
+HEIC = b'\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf'
+
+
+def test_heic_names_the_package_that_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    (tmp_path / 'a.HEIC').write_bytes(HEIC + bytes(99))
+    with pytest.raises(UserError, match='a.HEIC: HEIC pictures need .*: pip install pillow-heif'):
+        read_image(str(tmp_path / 'a.HEIC'), upright=True)
+
+
+def test_heic_is_read_by_that_package(tmp_path):
+    heif = pytest.importorskip('pillow_heif')
+    heif.register_heif_opener()
+    Image.fromarray(np.full((40, 60, 3), (250, 0, 0), np.uint8)).save(tmp_path / 'a.heic')
+    pixels = read_image(str(tmp_path / 'a.heic'), upright=True)
+    assert pixels.shape == (40, 60, 3) and np.abs(pixels - np.array([250, 0, 0.0])).max() < 8
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes

@@ -21,7 +21,7 @@ from utils import config
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
 NAMES = sorted(f[:-3] for f in os.listdir(FOLDER) if f.endswith('.py'))
-OWN = ['camvid', 'camvid_quick', 'shapes']  # this project's own, without an origin
+OWN = ['camvid', 'camvid_quick', 'own', 'shapes']  # this project's own, without an origin
 SHORT = {'danet': 'da'}  # heads whose name in file names is another
 
 # What a recipe has from its origin. PAPER: the official code's settings.py and train.py. SHORT_RUN: this project's choice for small data sets.

@@ -62,6 +62,9 @@ def test_files(trained):
         'log.jsonl',
         'machine.json',
         'scores.json',
+        'scores_classes.csv',
+        'scores_confusion.csv',
+        'scores_inside.csv',
         'settings.py',
         'source.zip',
     }
@@ -80,14 +83,17 @@ def test_start_up_lines(trained):
         'trunk weights: none',
         'BATCH_SIZE = 4\n',
         "NAME = 'tiny'\n",
-        'minutes to go',
+        f'all else as in settings.py; all of it in {trained.logs}/tiny/settings.py\n',
+        'images/s: a few seconds to go',
         'step 2: loss',
         'finished: 4 steps',
     ):
         assert words in trained.train.out
-    assert (
-        'it/s' in trained.train.err and 'loss=' in trained.train.err and 'lr=' in trained.train.err
-    )  # the bar
+    assert 'EM_MOM' not in trained.train.out  # as in settings.py
+    bar = trained.train.err
+    assert 'it/s' in bar and 'loss=' in bar and 'lr=' in bar
+    assert bar.replace('\n', '').isprintable()  # no control codes in a file
+    assert all(line.strip() for line in bar.splitlines())
 
 
 def test_scores_of_training_and_evaluation_agree(trained):
@@ -193,7 +199,8 @@ def test_tensorboard_events(trained):
         e.step for e in events.Scalars('val/mIoU')
     ] == [2, 4]
     assert any(tag.startswith('val/IoU/') for tag in events.Tags()['scalars'])
-    assert {f'val/{i}_input_truth_prediction_errors' for i in range(4)} | {
+    spread = (0, 1, 2, 4)  # of five
+    assert {f'val/{i}_input_truth_prediction_errors' for i in spread} | {
         'val/confusion',
         'val/0_attention',
     } == set(events.Tags()['images'])
@@ -487,6 +494,8 @@ def test_variants_train_and_score(room, args, moves, stays):
 def test_recipes_build_their_networks(recipe):
     config.override([recipe] if recipe else [])
     assert (os.path.splitext(os.path.basename(recipe))[0] or 'default') == settings.NAME
+    if settings.DATASET == 'folder':  # one's own, whose classes test_own.py has
+        config.put({'DATASET': 'voc', 'TRAIN_SPLIT': 'trainaug'})
     net = build()
     widths = {m.out_channels for m in net.modules() if isinstance(m, torch.nn.Conv2d)}
     assert len(dataset.classes().names) in widths  # of the classifier

@@ -149,7 +149,7 @@ def test_recipe_may_name_the_run(tmp_path):
         ('STD=(1, 1, 0)', 'out of range'),
         ('N_CLASSES=255', 'out of range: expected at most 25'),
         ('IGNORE_LABEL=256', 'out of range: expected at most 25'),
-        ('MEAN=(0.5, 0.5)', 'expected a tuple of float, float, float'),
+        ('MEAN=(0.5, 0.5)', 'MEAN and STD have 2 and 3 numbers'),
         ('CROP_SIZE=(1, 2, 3)', 'a tuple of int, int'),
         ('SCALES=()', 'expected a tuple of float'),
         ('SCALES=("a", "b")', 'is not valid'),

@@ -1,5 +1,6 @@
 """Stops, and what a run may write: signals, scores that are due, full disks, folders, half an environment."""
 
+import contextlib
 import errno
 import functools
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +18,16 @@ from helpers import put
 
 import dataset
 import settings
+import train
 from benchmarks.kills import same
-from utils import distributed, logger, run_folder
+from utils import distributed, logger, quiet, run_folder
 from utils.config import UsageError, UserError
 
 pytest.register_assert_rewrite('scripts')
 from scripts import ENV, ROOT, finish, start, wait_for  # noqa: E402
 
 pytest_plugins = 'scripts'
+CPU = distributed.World([torch.device('cpu')])
 PART = 'DROPOUT=0.1', 'ITER_MAX=4', 'ITER_SAVE=2', 'ITER_VAL=2'
 
 
@@ -151,7 +155,7 @@ def test_nohup_is_heeded():
     kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        stops = distributed.StopSignals()
+        stops = distributed.StopSignals(CPU)
         os.kill(os.getpid(), signal.SIGHUP)
         assert stops.number is None
     finally:
@@ -201,7 +205,7 @@ def test_loader_processes_leave_with_their_parent(room):
 def test_sigterm_may_come_again_and_a_second_ctrl_c_stops():
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        stops = distributed.StopSignals()
+        stops = distributed.StopSignals(CPU)
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stops.status() == 143
@@ -213,6 +217,84 @@ def test_sigterm_may_come_again_and_a_second_ctrl_c_stops():
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    'number, size, words',
+    [
+        (
+            signal.SIGINT,
+            1,
+            'stopping after this step, or the validation under way, saving; once more: stop now\n',
+        ),
+        (signal.SIGTERM, 1, 'stopping after this step, or the validation under way, saving\n'),
+        (signal.SIGINT, 2, 'stopping within 20 steps, saving; once more: stop now\n'),
+    ],
+)
+@pytest.mark.parametrize('decodes', [False, True])
+def test_a_signal_is_answered_at_once(number, size, words, decodes, capfd):
+    """... by the first process, on stderr, even while that is kept from libraries."""
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    put(ITER_LOG=20)
+    try:
+        for rank in range(size):
+            distributed.StopSignals(distributed.World([torch.device('cpu')], rank, size))
+            with quiet.decoding() if decodes else contextlib.nullcontext():
+                os.kill(os.getpid(), number)
+            assert capfd.readouterr().err == ('' if rank else words)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def test_a_bar_in_a_file_is_lines(monkeypatch, capsys):
+    """No control codes; what is printed meanwhile neither clears the bar nor draws it again."""
+    monkeypatch.setattr(sys, 'stderr', quiet.Output(sys.stderr))
+    with CPU.bar(total=3, desc='outer') as bar:
+        bar.mininterval = 0
+        for i in range(3):
+            with CPU.bar(total=1, desc='inner', leave=False) as inner:
+                inner.update()
+            CPU.print(f'step {i}')
+            bar.update()
+    out, err = capsys.readouterr()
+    assert out == 'step 0\nstep 1\nstep 2\n'
+    lines = err.splitlines()
+    assert err.replace('\n', '').isprintable() and err.endswith('\n') and all(lines)
+    assert [line[:5] for line in lines].count('inner') == 3
+    outer = [line for line in lines if line.startswith('outer')]
+    assert [f'{i}/3' in line for i, line in enumerate(outer[:4])] == [True] * 4 and len(outer) <= 5
+
+
+@pytest.mark.parametrize(
+    'count, size, wanted',
+    [(101, 1, {0, 33, 66, 100}), (101, 2, {0, 32, 66, 100}), (3, 1, {0, 1, 2}), (1, 2, {0})],
+)
+def test_pictures_of_the_validation_are_spread_over_the_split(count, size, wanted):
+    """Those of the first process, which logs them."""
+    run = SimpleNamespace(world=CPU._replace(size=size), val=range(count))
+    assert train.shown_images(run) == wanted
+
+
+@pytest.mark.parametrize(
+    'seconds, words',
+    [
+        (0, 'a few seconds'),
+        (9, 'a few seconds'),
+        (12, 'about 10 seconds'),
+        (44, 'about 40 seconds'),
+        (56, 'about 1 minute'),
+        (89, 'about 1 minute'),
+        (91, 'about 2 minutes'),
+        (185, 'about 3 minutes'),
+        (3300, 'about 55 minutes'),
+        (2.4 * 3600, 'about 2 hours'),
+        (23 * 3600, 'about 23 hours'),
+        (5 * 86400, 'about 5 days'),
+    ],
+)
+def test_times_in_words(seconds, words):
+    assert logger.duration(seconds) == words
 
 
 # ------------------------------------------------------------------------------- full disks, limits

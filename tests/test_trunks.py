@@ -838,3 +838,16 @@ def test_group_norm_and_weights_of_batch_norm(tmp_path):
         wanted = net(image)
         assert_close(network.fold(net)(image), wanted, 1e-6)
         assert_close(nn.SyncBatchNorm.convert_sync_batchnorm(net)(image), wanted, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['convnext_tiny', 'densenet121', 'mobilenet_v2'])
+@pytest.mark.parametrize('head', ['att2scale', 'swiftnetpr'])
+def test_heads_that_see_half_the_image_see_the_same_of_it(name, head):
+    """What pads an image and what pads half of it cover the same; where nothing pads, nothing changes."""
+    with torch.device('meta'):
+        trunk = on(name, HEAD=head).extractor
+    assert (trunk.padded((97, 97)) == (97, 97)) == (name != 'convnext_tiny')
+    for size in ((40, 70), (96, 160), (513, 513), (97, 65)):
+        h, w = trunk.padded(size)
+        if trunk.multiple > 1 or trunk.smallest > 1:
+            assert trunk.padded((h // 2, w // 2), 1) == (h // 2, w // 2)

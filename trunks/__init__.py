@@ -1,7 +1,8 @@
 """Trunks other than network.ResNet, by the name that TRUNK gives them.
 
 A trunk is a Module with
-    maps(x)       normalised images (b, 3, h, w) -> [c1, c2, c3, c4], from fine to coarse
+    maps(x)       normalised images (b, 3, h, w) -> [c1, c2, c3, c4], from fine to coarse; images of
+                  n channels: its first convolution on 3 channels is replaced (heads/blocks.py)
     widths        channels of the four maps
     strides       input pixels per pixel of each of them; `stride` is the last one
     padded(size)  the size (h, w) to which maps() pads images, on the right and at the bottom

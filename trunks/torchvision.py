@@ -80,7 +80,7 @@ class DenseNet(Trunk):
         replace_norms(self, norm)
 
     def maps(self, x):
-        maps, x = [], self.pad(x)
+        maps, x = [], self.pad(x, 1)
         for name, layer in self.features.named_children():
             x = layer(x)
             if name in ('denseblock1', 'denseblock2', 'denseblock3'):
@@ -121,7 +121,7 @@ class ConvNeXt(Trunk):
         self.features = features
 
     def maps(self, x):
-        maps, x = [], self.pad(x)
+        maps, x = [], self.pad(x, 1)
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i % 2:
@@ -170,7 +170,7 @@ class ViT(Trunk):
         return resized(table, (GRID, GRID), size)
 
     def maps(self, x):
-        x = self.conv_proj(self.pad(x))
+        x = self.conv_proj(self.pad(x, 1))
         size = x.shape[2:]
         x = x.flatten(2).transpose(1, 2) + self.positions(size)
         maps = []

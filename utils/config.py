@@ -361,8 +361,24 @@ def check_rates():
         )
 
 
+def check_channels(values):
+    """Raise UsageError where settings {name: value} do not agree on the channels of images."""
+    mean, std = values['MEAN'], values['STD']
+    if len(mean) != len(std):
+        raise UsageError(
+            f'MEAN and STD have {len(mean)} and {len(std)} numbers: both must have one for each '
+            f'channel of the images; give {max(len(mean), len(std))} in both'
+        )
+    if values['CHANNELS'] == 'bgr' and len(mean) != 3:
+        raise UsageError(
+            f"CHANNELS='bgr' swaps red and blue, but MEAN and STD are of {len(mean)} "
+            'channels; use CHANNELS=rgb, which keeps their order'
+        )
+
+
 def check():
     """Raise UsageError where settings do not go together, whatever the script."""
+    check_channels(current())
     for name, size in (
         ('CROP_SIZE', settings.CROP_SIZE),
         ('TEST_CROP', settings.TEST_CROP or settings.CROP_SIZE),

@@ -7,30 +7,45 @@ from matplotlib.ticker import LogLocator
 
 from utils import fonts
 from utils.files import atomic_write
+from utils.runs import number
+
+EM = {  # see network.EMAU.curves
+    'em/entropy': 'entropy of the E step',
+    'em/bases_in_use': 'bases in use',
+    'em/cosine': 'cosine between bases',
+}
 
 
-def plot(runs, path):
-    """Draw loss and mIoU over the steps, a line per run, into a PNG file.
+def plot(groups, path):
+    """Draw loss and mIoU over the steps, and the curves of EM units, into a PNG file.
 
-    runs  objects with .name, and .train and .val: entries of log.jsonl with a loss, with a score
+    groups  objects with .name and .runs, which share a colour and an entry of the legend; these
+            have .train and .val: entries of log.jsonl with a loss, with a score
     """
-    font, names = fonts.fit(run.name for run in runs)
+    font, names = fonts.fit(group.name for group in groups)
     names = [legend_name(name) for name in names]
     columns = max(1, 150 // (8 + max(map(len, names))))
-    lines = -(-len(runs) // columns)  # of the legend
-    figure = Figure((12, 4.5 + 0.22 * lines), 120, layout='constrained')
-    left, right = figure.subplots(1, 2, sharex=True)
-    for i, run in enumerate(runs):
-        draw(left, right, run, i)
+    lines = -(-len(groups) // columns)  # of the legend
+    has_unit = any(not EM.keys().isdisjoint(entry) for entry in all_entries(groups))
+    height = 8 if has_unit else 4.5
+    figure = Figure((12, height + 0.22 * lines), 120, layout='constrained')
+    rows = figure.subfigures(2 if has_unit else 1, 1, squeeze=False)
+    left, right = rows[0, 0].subplots(1, 2, sharex=True)
     left.set(xlabel='step', ylabel='training loss', yscale='log')
     right.set(xlabel='step', ylabel='validation mIoU in %')
+    panels = [(left, 'train', 'loss', 1), (right, 'val', 'val/mIoU', 100)]
+    if has_unit:
+        for axes, (key, label) in zip(rows[1, 0].subplots(1, 3), EM.items(), strict=True):
+            axes.set(xlabel='step', ylabel=label)
+            panels.append((axes, 'train', key, 1))
+    for panel in panels:
+        draw(groups, *panel)
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter('{x:g}')  # 0.2, not a power of ten
     left.yaxis.set_minor_formatter('')
-    left.grid(alpha=0.3)
-    right.grid(alpha=0.3)
+    handles = {line.get_label(): line for line in reversed(left.lines)}
     figure.legend(
-        left.lines,
+        [handles[str(i)] for i in range(len(groups))],
         names,
         loc='outside lower center',
         ncols=columns,
@@ -41,20 +56,35 @@ def plot(runs, path):
         FigureCanvasAgg(figure).print_png(f)
 
 
+def all_entries(groups):
+    """Yield the entries of training of all runs."""
+    for group in groups:
+        for run in group.runs:
+            yield from run.train
+
+
 def legend_name(name):
     """Return a name that matplotlib neither reads as a formula nor hides, as older ones do _x."""
     return ' ' + name.replace('$', r'\$')
 
 
-def draw(left, right, run, i):
-    """Draw the loss of the i-th run into the axes `left`, its mIoU into `right`."""
-    look = {
-        'color': f'C{i % 10}',
-        'linestyle': ('-', '--', ':', '-.')[i // 10 % 4],
-        'linewidth': 1.2,
-    }
-    steps = [entry['step'] for entry in run.train]
-    left.plot(steps, [entry['loss'] for entry in run.train], **look)
-    steps = [entry['step'] for entry in run.val]
-    scores = [100 * entry['val/mIoU'] for entry in run.val]
-    right.plot(steps, scores, marker='o', markersize=3, **look)
+def draw(groups, axes, kind, key, scale):
+    """Draw a value of entries over the steps, `scale` times, a line per run.
+
+    kind  'train' or 'val', the entries of a run
+    """
+    for i, group in enumerate(groups):
+        look = {
+            'color': f'C{i % 10}',
+            'linestyle': ('-', '--', ':', '-.')[i // 10 % 4],
+            'linewidth': 1.2,
+            'label': str(i),
+        }
+        if kind == 'val':
+            look |= {'marker': 'o', 'markersize': 3}
+        for run in group.runs:
+            entries = [entry for entry in getattr(run, kind) if key in entry]
+            values = [number(entry[key]) for entry in entries]
+            values = [value and scale * value for value in values]
+            axes.plot([entry['step'] for entry in entries], values, **look)
+    axes.grid(alpha=0.3)

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 import settings
+from utils import quiet
 from utils.config import UsageError
 from utils.printable import printable
 
@@ -55,9 +56,13 @@ class World(NamedTuple):
             sys.stdout.flush()
 
     def bar(self, **options):
-        """Return a progress bar; where output is not a terminal, it prints a line now and then."""
-        interval = 0.5 if sys.stderr.isatty() else 30
-        return tqdm(disable=self.rank > 0, mininterval=interval, dynamic_ncols=True, **options)
+        """Return a progress bar; where output is no terminal, it prints a line now and then."""
+        file, interval = sys.stderr, 0.5
+        if not file.isatty():
+            file, interval = quiet.Lines(file), 30
+        return tqdm(
+            disable=self.rank > 0, file=file, mininterval=interval, dynamic_ncols=True, **options
+        )
 
     def share(self, count):
         """Return the numbers below `count` that are this process's to work on."""
@@ -273,17 +278,26 @@ class StopSignals:
     SIGTERM may come twice: from a scheduler to the whole group, and again from torchrun.
     """
 
-    def __init__(self):
+    def __init__(self, world):
         self.number = None
+        self.speaks = world.rank == 0
+        self.when = 'after this step, or the validation under way'
+        if world.size > 1:  # when all know of it: see seen()
+            self.when = f'within {settings.ITER_LOG} steps'
         signal.signal(signal.SIGINT, self.ask)
         signal.signal(signal.SIGTERM, self.ask)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, self.ask)
 
     def ask(self, number, frame):
+        is_first = self.number is None
         self.number = number
+        words = f'stopping {self.when}, saving'
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
+            words += '; once more: stop now'
+        if self.speaks and (is_first or number == signal.SIGINT):
+            quiet.tell(words)
 
     def seen(self, world, requests):
         """Tell whether a stop is known to all processes without waiting for a device.

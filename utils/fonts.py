@@ -12,19 +12,25 @@ from utils.printable import printable
 
 DEFAULT = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
 
+LAST_RESORT = 'LastResort'  # its glyphs are boxes, for all characters
 
-def fit(texts):
+
+def fit(texts, instead=None):
     """Return the path of the font that has most of the characters of `texts`, and the texts.
 
     Characters that it lacks are escapes in them, such as \\u4e2d, as are control characters.
+    instead  a text for each that stands for all of it where the font lacks some; None: for none
     """
     texts = [printable(text) for text in texts]
     wanted = frozenset(map(ord, ''.join(texts)))
     path = best(wanted)
     shown = characters(path)
     drawable = []
-    for text in texts:
-        drawable.append(''.join(c if ord(c) in shown or c.isascii() else escape(c) for c in text))
+    for i, text in enumerate(texts):
+        lacks = [c for c in text if ord(c) not in shown and not c.isascii()]
+        if lacks and instead and instead[i]:
+            text = instead[i]
+        drawable.append(''.join(escape(c) if c in lacks else c for c in text))
     return Path(path), drawable
 
 
@@ -38,6 +44,8 @@ def best(wanted):
     path, missing = DEFAULT, wanted - characters(DEFAULT)
     others = font_manager.fontManager.ttflist if missing else []
     for font in others:
+        if os.path.basename(font.fname).startswith(LAST_RESORT):
+            continue
         lacks = wanted - characters(font.fname)
         if len(lacks) < len(missing):
             path, missing = font.fname, lacks

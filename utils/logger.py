@@ -17,7 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 import settings
-from utils import config, visualize
+from utils import config, runs, visualize
 from utils.run_folder import PROJECT, remove_leftovers
 
 SOURCE = ('', 'datasets', 'heads', 'sync_bn', 'utils')  # folders whose Python files are kept
@@ -81,7 +81,7 @@ class Log:
             self.events = Events(self.folder, purge_step=step + 1 if step else None)
             self.events.text('settings', f'```\n{text}```\n{world.facts()}', step)
             self.events.flush()
-        world.print(text)
+        world.print(changed_settings(self.folder))
 
     @contextlib.contextmanager
     def writing(self, name):
@@ -125,7 +125,7 @@ class Log:
                 return
             label, pred = label.numpy(), pred.numpy()
             row = [
-                image.permute(1, 2, 0).numpy(),
+                visualize.visible(image.permute(1, 2, 0).numpy()),
                 visualize.colour(label, colours),
                 visualize.colour(pred, colours),
                 visualize.errors(label, pred, len(data.names)),
@@ -152,8 +152,8 @@ class Log:
         self.scalars(step, values)
 
     def attention(self, step, image, maps):
-        """Log where each basis looks: maps (k, h', w') over an image (h, w, 3)."""
-        tiles = visualize.heatmaps(image, maps, 160)
+        """Log where each basis looks: maps (k, h', w') over an image (h, w, n)."""
+        tiles = visualize.heatmaps(visualize.visible(image), maps, 160)
         self.image('val/0_attention', visualize.sheet(tiles, 8, 160), step)
 
 
@@ -284,6 +284,31 @@ def warn_of_collapse(world, curves):
     return collapsed
 
 
+def changed_settings(folder):
+    """Return the settings that are not as in settings.py as lines, and where the others are."""
+    with open(settings.__file__, 'rb') as f:
+        written = runs.literals(f)
+    changed = {}
+    for name, value in config.current().items():
+        if name not in written or written[name] != value:
+            changed[name] = value
+    return (
+        config.as_text(changed) + f'all else as in settings.py; all of it in {folder}/settings.py'
+    )
+
+
+def duration(seconds):
+    """Return about how long something takes, in words."""
+    for unit, length in (('day', 86400), ('hour', 3600), ('minute', 60)):
+        if seconds >= 1.5 * length:
+            return f'about {round(seconds / length)} {unit}s'
+    if seconds >= 55:
+        return 'about 1 minute'
+    if seconds < 10:
+        return 'a few seconds'
+    return f'about {10 * round(seconds / 10)} seconds'
+
+
 class Speedometer:
     """Images per second since the last reading, and once the time that is left."""
 
@@ -300,6 +325,6 @@ class Speedometer:
         speed = steps * settings.BATCH_SIZE / (time.time() - self.began)
         self.readings += 1
         if self.readings == 2:  # the first interval has the start-up in it
-            minutes = (settings.ITER_MAX - step) * settings.BATCH_SIZE / speed / 60
-            self.world.print(f'{speed:.1f} images/s: about {minutes:.0f} minutes to go')
+            left = (settings.ITER_MAX - step) * settings.BATCH_SIZE / speed
+            self.world.print(f'{speed:.1f} images/s: {duration(left)} to go')
         return speed

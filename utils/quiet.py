@@ -1,6 +1,8 @@
 """Streams that never end a script by breaking, and libraries that do not mutter on them.
 
 Output(stream)      stdout or stderr that may break
+Lines(stream)       what a progress bar writes, as lines for a file
+tell(words)         a line on stderr at once, from a signal handler, too
 decoding()          around a call that decodes a picture or video
 ignore_libraries()  Python warnings of other people's modules
 """
@@ -12,6 +14,7 @@ import warnings
 
 from utils.printable import printable
 
+STDERR = [2]  # the last one is the descriptor of stderr
 LIBRARIES = 'PIL|cv2|matplotlib|numpy|scipy|tensorboardX|torch|torchvision|tqdm'
 
 
@@ -62,6 +65,32 @@ class Output:
         return getattr(self.stream, name)
 
 
+class Lines:
+    """A stream for progress bars that is no terminal: a line for each state, no control codes."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        for code in ('\r', '\x1b[A', '\n'):  # to the start, up, down
+            text = text.replace(code, '')
+        if text.strip():
+            self.stream.write(text.rstrip() + '\n')
+
+    def flush(self):
+        self.stream.flush()
+
+
+def tell(words):
+    """Print a line on stderr without Python's buffers, which a signal may have interrupted."""
+    if sys.__stderr__ is None:  # its descriptor may be another file by now
+        return
+    if getattr(sys.stderr, 'last', '\n') != '\n':
+        words = '\n' + words
+    with contextlib.suppress(OSError):
+        os.write(STDERR[-1], f'{words}\n'.encode())
+
+
 @contextlib.contextmanager
 def decoding():
     """Keep what decoders write to stderr from the terminal: libpng, libjpeg, libtiff, FFmpeg.
@@ -75,9 +104,11 @@ def decoding():
             return
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
+        STDERR.append(kept)
         try:
             yield
         finally:
+            STDERR.pop()
             os.dup2(kept, 2)
             os.close(kept)
             os.close(nowhere)

@@ -14,7 +14,13 @@ MARKS = (  # a folder that holds one of these is a run's
     'log.jsonl', 'scores.json', 'rescore.json', 'latest.pth', 'best.pth', 'final.pth', 'step_*.pth',
 )  # fmt: skip
 WRITTEN_TO = ('log.jsonl', 'settings.py', 'machine.json', 'source.zip')  # others are replaced
-FILES = (*MARKS, 'settings.py', 'machine.json', 'source.zip', 'events.out.tfevents.*')
+TABLES = (  # next to scores.json and rescore.json
+    'scores_classes.csv', 'scores_confusion.csv', 'scores_inside.csv',
+    'rescore_classes.csv', 'rescore_confusion.csv', 'rescore_inside.csv',
+)  # fmt: skip
+FILES = (
+    *MARKS, *TABLES, 'settings.py', 'machine.json', 'source.zip', 'events.out.tfevents.*',
+)  # fmt: skip
 # of eval.py and predict.py, where SAVE_DIR is the run's own folder
 FOLDERS = ('predictions', 'index', 'colour', 'overlay', 'probabilities', 'bases', 'compare')
 CHARTS = ('best.png', 'worst.png', 'confusion.png', 'classes.png')

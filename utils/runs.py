@@ -9,11 +9,17 @@ import glob
 import io
 import json
 import os
+import statistics
 import zipfile
+from collections import Counter
 from typing import NamedTuple
 
 from utils import config, older
 
+PLACES = (  # settings that say where a run is, not what it is
+    'NAME', 'LOG_DIR', 'MODEL_DIR', 'DATA_ROOT', 'SAVE_DIR', 'CHECKPOINT', 'NUM_WORKERS', 'DEVICES',
+    'MAX_PIXELS',
+)  # fmt: skip
 LARGEST = 1_000_000  # bytes of a file that is no log, or of a log's line
 DAMAGE = OSError, ValueError, SyntaxError, TypeError, MemoryError, RuntimeError, zipfile.BadZipFile
 
@@ -23,7 +29,7 @@ class Run(NamedTuple):
 
     name: str
     settings: dict
-    code: dict  # {file: checksum and size} of the source that the run kept
+    code: dict  # {file: checksum and size} of the source that the run kept, without settings.py
     scores: dict  # of eval.py
     machine: dict
     steps: int
@@ -31,6 +37,17 @@ class Run(NamedTuple):
     val: list  # entries that have a score
     best: dict  # entry of val, the first of equals
     last: dict  # entry of val
+
+
+class Group(NamedTuple):
+    """A row of compare.py: a run, or runs that differ in SEED alone."""
+
+    name: str
+    runs: list
+
+    @property
+    def first(self):
+        return self.runs[0]
 
 
 def number(value):
@@ -81,10 +98,13 @@ def run_settings(file):
 
 
 def checksums(file):
-    """Return {file: checksum and size} of the Python files in a zip, from its table of contents."""
+    """Return {file: checksum and size} of the Python files in a zip, from its table of contents.
+
+    Without settings.py: its values are kept apart.
+    """
     files = {}
     for info in zipfile.ZipFile(io.BytesIO(whole(file, 100 * LARGEST))).infolist():
-        if info.filename.endswith('.py'):
+        if info.filename.endswith('.py') and info.filename != 'settings.py':
             files[info.filename] = info.CRC, info.file_size
     return files
 
@@ -169,3 +189,67 @@ def read_runs(folders, report, home=None):
                 name += f':{run}'
             runs.append(read_run(name, path, report))
     return sorted(runs, key=lambda run: run.best.get('val/mIoU', -1e300), reverse=True)
+
+
+def singles(runs):
+    """Return a Group for each of some Runs."""
+    return [Group(run.name, [run]) for run in runs]
+
+
+def is_place(name, settings):
+    """Tell whether a setting says where a run is; of one's own data DATA_ROOT says what it is."""
+    return name in PLACES and (name, settings.get('DATASET')) != ('DATA_ROOT', 'folder')
+
+
+def by_seed(runs):
+    """Return Groups of the Runs that differ in SEED alone, the best mean first.
+
+    Places and names may differ. No group has a SEED twice, see without_repeats(); a run whose
+    settings are not known is a group of its own.
+    """
+    alike = {}
+    for run in sorted(runs, key=lambda run: run.name):
+        values = {k: value for k, value in run.settings.items() if not is_place(k, run.settings)}
+        values.pop('SEED', None)
+        key = run.name
+        if values:
+            key = repr([sorted(map(repr, values.items())), sorted(run.code.items())])
+        alike.setdefault(key, []).append(run)
+    members = []
+    for part in alike.values():
+        members += without_repeats(part)
+    names = [pattern([run.name for run in part]) for part in members]
+    groups = []
+    for name, part in zip(names, members, strict=True):
+        if names.count(name) > 1:
+            name = ', '.join(run.name for run in part)
+        groups.append(Group(name, part))
+    return sorted(groups, key=mean_best, reverse=True)
+
+
+def without_repeats(runs):
+    """Return lists of runs without a SEED twice, those of a folder together, in their order."""
+    seeds = [repr(run.settings.get('SEED')) for run in runs]
+    if len(set(seeds)) == len(seeds):
+        return [runs]
+    lists, counts = {}, Counter()
+    for run, seed in zip(runs, seeds, strict=True):
+        folder = run.name.rpartition(':')[0]
+        counts[folder, seed] += 1
+        lists.setdefault((folder, counts[folder, seed]), []).append(run)
+    return list(lists.values())
+
+
+def mean_best(group):
+    """Return the mean of the best scores of a Group's runs; very low where there are none."""
+    scores = [run.best['val/mIoU'] for run in group.runs if run.best]
+    return statistics.fmean(scores) if scores else -1e300
+
+
+def pattern(names):
+    """Return a name, or what several begin and end with: run_0, run_1 -> run_*."""
+    if len(names) == 1:
+        return names[0]
+    start = os.path.commonprefix(names)
+    rest = [name[len(start) :][::-1] for name in names]
+    return f'{start}*{os.path.commonprefix(rest)[::-1]}'

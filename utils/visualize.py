@@ -52,6 +52,22 @@ def without_endings(paths):
     return [os.path.splitext(path)[0] for path in paths]
 
 
+def visible(image):
+    """Return an image (h, w, n) as colours (h, w, 3): channels 1 to 3, or the first one as grey.
+
+    RGB stays as it is. Other images that use the lower half of 0..255 alone, as those of 12 bits
+    do, are stretched.
+    """
+    n = image.shape[2]
+    if n == 3:
+        return image
+    picture = image[..., :3] if n > 3 else np.repeat(image[..., :1], 3, 2)
+    largest = np.percentile(picture, 99.5)
+    if 0 < largest < 128:
+        picture = (picture * (255 / largest)).clip(0, 255)
+    return np.ascontiguousarray(picture, np.uint8)
+
+
 # --------------------------------------------------------------------------- colours and errors
 
 
@@ -68,8 +84,11 @@ def colour(ids, colours):
 
 
 def overlay(image, coloured):
-    """Return an image under a coloured map, half and half."""
-    return image // 2 + coloured // 2
+    """Return an image under a coloured map, half and half; where that is black, the image."""
+    picture = image // 2 + coloured // 2
+    black = ~coloured.any(2)
+    picture[black] = image[black]
+    return picture
 
 
 def errors(label, pred, n_classes):
@@ -149,6 +168,11 @@ def sheet(tiles, columns, width=300, gap=4):
     return stack(rows)
 
 
+def numbered(names):
+    """Return what stands for the names of classes in a script that no font here has."""
+    return [f'class {i}' for i in range(len(names))]
+
+
 def legend(ids, names, colours, width):
     """Return the classes in ids (h, w), most frequent first, with colour and share of pixels."""
     counts = np.bincount(np.ravel(ids), minlength=256)
@@ -156,9 +180,8 @@ def legend(ids, names, colours, width):
     order = np.argsort(-counts, kind='stable')
     order = [i for i in order if counts[i]]
     shares = [100 * counts[i] / counts.sum() for i in order]
-    path, entries = fonts.fit(
-        f'{names[i]} {share:.1f} %' for i, share in zip(order, shares, strict=True)
-    )
+    path, names = fonts.fit(names, numbered(names))
+    entries = [f'{names[i]} {share:.1f} %' for i, share in zip(order, shares, strict=True)]
 
     size = max(11, width // 45)
     line = round(1.5 * size)
@@ -223,7 +246,7 @@ def confusion(matrix, names):
     labelled = matrix.sum(1, keepdims=True)
     share = 100 * matrix / np.maximum(labelled, 1)
     n = len(names)
-    font, names = fonts.fit(names)
+    font, names = fonts.fit(names, numbered(names))
     side = min(4 + 0.33 * n, 30)
     size = min(9, 500 / n)
     figure = Figure((side + 1, side), 100, layout='constrained')
@@ -250,13 +273,14 @@ def confusion(matrix, names):
 @matplotlib.rc_context({'text.parse_math': False})
 def bars(values, names, title):
     """Return a chart of the classes' IoU (0..1, or None), best first."""
+    font, (title, *names) = fonts.fit([title, *names], [None, *numbered(names)])
     present = []
     for value, name in zip(values, names, strict=True):
         if value is not None:
             present.append((100 * value, name))
     present.sort()
     lengths = [value for value, _ in present]
-    font, (title, *labels) = fonts.fit([title, *[name for _, name in present]])
+    labels = [name for _, name in present]
     places = range(len(present))
     height = min(1.2 + 0.24 * len(present), 40)
     figure = Figure((7, height), 100, layout='constrained')

@@ -136,6 +136,27 @@ def check_weights(path, tensors):
         )
 
 
+def spread_channels(net, state, n):
+    """Make weights on images of 3 channels, in a file's state dict, ones on n for a network.
+
+    Each channel gets the mean of the three, times 3 / n, so that activations keep their
+    scale. Return a sentence about it for the Report, or ''.
+    """
+    note = ''
+    if n == 3:
+        return note
+    for key, ours in net.state_dict().items():
+        theirs = state.get(key)
+        if theirs is None or unfit(key, theirs) or ours.ndim != 4 or theirs.ndim != 4:
+            continue
+        wanted, shape = list(ours.shape), list(theirs.shape)
+        if (wanted.pop(1), shape.pop(1)) == (n, 3) and wanted == shape:
+            state[key] = theirs.float().mean(1, keepdim=True).mul(3 / n).expand(ours.shape)
+            channels = '1 channel' if n == 1 else f'{n} channels'
+            note += f'; {key} is of 3 channels: each of {channels} gets their mean, times 3/{n}'
+    return note
+
+
 def unfit(name, tensor):
     """Return in a few words why a tensor cannot be weights, or None."""
     if not torch.is_tensor(tensor):
