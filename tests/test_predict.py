@@ -423,18 +423,18 @@ def test_memory_that_is_free(tmp_path, monkeypatch):
 
 def test_a_picture_that_is_too_large_for_windows(monkeypatch, capsys):
     """Windows are measured as whole pictures are: with many classes their scores are most of it."""
-    small_net(HEAD='danet', STRIDE=8, CROP_SIZE=129, TEST_BATCH=1)
+    small_net(HEAD='danet', STRIDE=8, CROP_SIZE=257, TEST_BATCH=1)
     world = distributed.World([torch.device('cpu')])
     p = evaluation.protocol()
     net = network.fold(build(9))
     predictor = predict.Predictor(
         world,
-        [(net, p, (129, 129))],
+        [(net, p, (257, 257))],
         'out',
         SimpleNamespace(compare=None, bases=False, probabilities=False),
     )
     shape = 1, 993, 801
-    windows = predictor.needed(0, shape, p._replace(crop=(129, 129)))
+    windows = predictor.needed(0, shape, p._replace(crop=(257, 257)))
     whole = predictor.needed(0, shape, p)
     assert 2 * 4 * 9 * 993 * 801 < windows < whole
     monkeypatch.setattr(memory, 'free', lambda device: windows - 1)
@@ -443,7 +443,7 @@ def test_a_picture_that_is_too_large_for_windows(monkeypatch, capsys):
     predictor.fits.clear()
     monkeypatch.setattr(memory, 'free', lambda device: windows + 1)
     assert not predictor.fit(0, shape)
-    assert 'predicted in windows of the training crop, 129x129' in capsys.readouterr().out
+    assert 'predicted in windows of the training crop, 257x257' in capsys.readouterr().out
 
 
 def test_of_several_pictures_in_a_file_one_is_taken_and_said(again):
