@@ -277,21 +277,20 @@ def predict(net, image, p, beside_single=False):
 
 
 @torch.no_grad()
-def evaluate(net, data, world, p=None, on_image=None, only=None):
+def evaluate(net, data, world, p=None, on_image=None, only=None, boundaries=False):
     """Evaluate `net` on `data` and return a dict of scores (None without labels).
 
-    It holds metric.scores and the matrices `confusion` and `inside`, which is without boundaries;
-    if the Protocol `p` (None: that of settings) is more than scale 1, also `single`, the scores of
-    that alone. Images are dealt out to the processes, none twice. A copy of the network is used,
-    with batch norms folded.
+    It holds metric.scores and the matrix `confusion`; with `boundaries` also `inside`, the matrix
+    without them; if the Protocol `p` (None: that of settings) is more than scale 1, also `single`,
+    the scores of that alone. Images are dealt out to the processes, none twice. A copy of the
+    network is used, with batch norms folded.
     on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called
     for the images of this process, or those of them that are among the indices `only`.
     """
     p = p or protocol()
     net = network.fold(net)
     beside_single = data.labelled and p != p.single()
-    n = len(data.names)
-    matrices = torch.zeros(3 if beside_single else 2, n, n, dtype=torch.int64, device=world.device)
+    counts = metric.Counts(len(data.names), world.device, beside_single, boundaries)
     mine = world.share(len(data))
     bar = world.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
     with world.autocast(), bar:
@@ -304,34 +303,24 @@ def evaluate(net, data, world, p=None, on_image=None, only=None):
                 raise error(f'{data.pairs[indices[0]][0]}: {e}') from None
             if label is not None:
                 true = label.to(world.device, non_blocking=True)
-                matrices[0] += metric.confusion(preds[0], true, n)
-                matrices[1] += metric.confusion(preds[0], metric.inside(true), n)
-                if beside_single:
-                    matrices[2] += metric.confusion(preds[1], true, n)
-            for i, index in enumerate(indices):
-                if on_image and (only is None or index in only):
-                    on_image(
-                        index, image[i], None if label is None else label[i], preds[0][i].cpu()
-                    )
+                counts.add(true, *preds)
+            shown = [i for i, index in enumerate(indices) if only is None or index in only]
+            if on_image and shown:
+                pred = preds[0].cpu()
+                for i in shown:
+                    on_image(indices[i], image[i], None if label is None else label[i], pred[i])
             bar.update(len(indices))
     if not data.labelled:
         return None
-    return all_scores(world.all_reduce(matrices), data)
+    return all_scores(counts, data, world)
 
 
-def all_scores(matrices, data):
-    """Return metric.scores of the first matrix; it is `confusion`, the second one `inside`.
-
-    The scores of a third one are `single`.
-    """
-    matrices = matrices.cpu()
+def all_scores(counts, data, world):
+    """Return scores of metric.Counts, summed over the processes; UserError if there are none."""
     try:
-        result = metric.scores(matrices[0]) | {'confusion': matrices[0], 'inside': matrices[1]}
+        return counts.scores(world)
     except ValueError as e:
         raise UserError(f'{data.root}, split {data.split}: {e}') from None
-    if len(matrices) > 2:
-        result['single'] = metric.scores(matrices[2])
-    return result
 
 
 # ----------------------------------------------------------------------------- what is written
@@ -366,13 +355,12 @@ def rescore(world, folder, raw):
     """Score the predictions in a folder."""
     data = dataset.Dataset(settings.VAL_SPLIT, train=False)
     run_folder.check(os.path.join(settings.LOG_DIR, settings.NAME), data.root)
-    predictions, n = Predictions(folder, data, raw), len(data.names)
-    matrices = torch.zeros(2, n, n, dtype=torch.int64)
+    predictions = Predictions(folder, data, raw)
+    counts = metric.Counts(len(data.names), torch.device('cpu'), boundaries=True)
     mine = world.share(len(data))
     for pred, label in dataset.parallel_map(predictions.read, mine, 'scoring', world):
-        matrices[0] += metric.confusion(pred, label, n)
-        matrices[1] += metric.confusion(pred, metric.inside(label[None])[0], n)
-    result = all_scores(world.all_reduce(matrices.to(world.device)), data)
+        counts.add(label[None], pred[None])
+    result = all_scores(counts.to(world.device), data, world)
     if world.rank == 0:
         report(world, result, 'rescore.json', data, predictions=folder)
 
@@ -398,7 +386,7 @@ def main(flags):
         f'{world.size} x {world.device}, {precision}\n{p}'
     )
     began = time.time()
-    result = evaluate(net, data, world, p, on_image)
+    result = evaluate(net, data, world, p, on_image, boundaries=True)
     speed = len(data) / (time.time() - began)
     image_scores = on_image.gather(world) if result and on_image else []
     if world.rank > 0:

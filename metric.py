@@ -42,6 +42,45 @@ def inside(label):
     return label.masked_fill((high != low)[:, 0], 255)
 
 
+class Counts:
+    """Confusion matrices of n classes on a device, filled image by image.
+
+    They are `confusion`, of all labelled pixels; `single`, that of second predictions; `inside`,
+    without pixels near a boundary: the last two where they are asked for.
+    """
+
+    def __init__(self, n, device, single=False, boundaries=False):
+        self.n = n
+        self.matrices = {'confusion': torch.zeros(n, n, dtype=torch.int64, device=device)}
+        for name, wanted in (('single', single), ('inside', boundaries)):
+            if wanted:
+                self.matrices[name] = torch.zeros_like(self.matrices['confusion'])
+
+    def add(self, label, pred, single=None):
+        """Count labels and predictions (b, h, w), uint8."""
+        self.matrices['confusion'] += confusion(pred, label, self.n)
+        if 'single' in self.matrices:
+            self.matrices['single'] += confusion(single, label, self.n)
+        if 'inside' in self.matrices:
+            self.matrices['inside'] += confusion(pred, inside(label), self.n)
+
+    def to(self, device):
+        """Move the matrices to a device, and return self."""
+        self.matrices = {name: matrix.to(device) for name, matrix in self.matrices.items()}
+        return self
+
+    def scores(self, world):
+        """Return scores() of `confusion` over all processes, with the matrices, on the CPU.
+
+        Instead of the matrix `single` there are its scores.
+        """
+        matrices = {name: world.all_reduce(m).cpu() for name, m in self.matrices.items()}
+        result = scores(matrices['confusion']) | matrices
+        if 'single' in matrices:
+            result['single'] = scores(matrices['single'])
+        return result
+
+
 def image_iou(pred, label, n):
     """Return the mIoU of one image."""
     return scores(confusion(pred, label, n))['mIoU']

@@ -22,7 +22,7 @@ import settings
 from eval import evaluate, protocol
 from utils import config, distributed, logger, run_folder, script
 from utils.config import UsageError, UserError
-from utils.optim import doubts, make_optimizer, param_groups  # noqa: F401 (train.param_groups)
+from utils.optim import doubts, make_optimizer
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
 LOGGED_IMAGES = 4  # of the validation split, with their predictions

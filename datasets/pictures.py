@@ -177,7 +177,11 @@ def count(path):
     if head[:2].tobytes() == b'\xff\xd8' or plain_size(head):
         return 1
     picture, _ = open_picture(path)
-    return load(path, picture)[0]
+    try:
+        with quiet.decoding():
+            return frames(picture)
+    except Exception as e:  # Pillow's decoders raise many kinds
+        raise unreadable(path, e) from None
 
 
 # --------------------------------------------------------------------------------------- pixels

@@ -102,14 +102,19 @@ class Head(nn.Module):
     # The leaves gamma, beta and alpha, and the trunk, are translated in conversion/gluon.py
     mxnet = {}
     mxnet_settings = {}  # settings that those files need, HEAD_ARGS among them, and no tensor tells
+    signs = {}  # {name of a tensor, after 'head.': the arguments of files that have it}
 
     @classmethod
     def told(cls, shapes):
         """Return those of its own arguments that the tensors {name: shape} of a file tell."""
+        told = {}
+        for name, arguments in cls.signs.items():
+            if 'head.' + name in shapes:
+                told |= arguments
         has_aux = any(name.startswith('head.aux.') for name in shapes)
         if 'aux' in cls.arguments() and not has_aux:
-            return {'aux': False}
-        return {}
+            told['aux'] = False
+        return told
 
     @classmethod
     def arguments(cls):

@@ -35,6 +35,7 @@ class DeepLabV3Plus(Head):
 
     reads_c1 = True
     mark = 'low.'
+    signs = {'fuse.0.1.conv.weight': {'mmseg': True}}
     mxnet = {
         'head.aspp.branches.': 'head.aspp.branches.',
         'head.aspp.branches.4.conv1x1.': 'head.aspp.branches.4.',
@@ -74,12 +75,6 @@ class DeepLabV3Plus(Head):
         self.low = ConvBNReLU(widths[0], low, 3, norm)
         self.fuse = nn.Sequential(ConvBNReLU(low + width, width, 3, norm), nn.Dropout(0.5))
         self.out = FCNHead(width, n_classes, channels, dropout, norm)
-
-    @classmethod
-    def told(cls, shapes):
-        if 'head.fuse.0.1.conv.weight' in shapes:
-            return {'mmseg': True}
-        return {}
 
     def forward(self, c1, c2, c3, c4):
         low = self.low(c1)

@@ -59,6 +59,7 @@ class FCN(Head):
     """
 
     mark = 'out.'
+    signs = {'joined.conv.conv.weight': {'mmseg': True}}
     mxnet = {
         'head.conv1.': 'head.out.0.',
         'head.conv2.': 'head.out.2.',
@@ -73,12 +74,6 @@ class FCN(Head):
             self.out = Classifier(channels, n_classes, dropout)
         else:
             self.out = FCNHead(widths[-1], n_classes, channels, dropout, norm)
-
-    @classmethod
-    def told(cls, shapes):
-        if 'head.joined.conv.conv.weight' in shapes:
-            return {'mmseg': True}
-        return {}
 
     def forward(self, c1, c2, c3, c4):
         if self.mmseg:

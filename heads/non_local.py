@@ -49,6 +49,7 @@ class NonLocal(Framed):
     """
 
     mark = 'block.query.'
+    signs = {'joined.conv.conv.weight': {'mmseg': True}}
 
     def __init__(
         self,
@@ -69,12 +70,6 @@ class NonLocal(Framed):
         if mmseg:
             self.joined = Joined(widths[3], width, channels, norm, 0)
             self.out = Classifier(channels, n_classes, dropout)
-
-    @classmethod
-    def told(cls, shapes):
-        if 'head.joined.conv.conv.weight' in shapes:
-            return {'mmseg': True}
-        return {}
 
     def forward(self, c1, c2, c3, c4):
         if self.joined is None:

@@ -103,6 +103,7 @@ class PSA(Head):
     """
 
     mark = 'directions.'
+    signs = {'directions.1.reduce.conv.weight': {'type': 'both'}}
 
     def __init__(
         self,
@@ -156,12 +157,6 @@ class PSA(Head):
         shrink = settings.HEAD_ARGS.get('shrink', 2)
         compact = settings.HEAD_ARGS.get('compact', False)
         return {'mask': mask_side(settings.CROP_SIZE, settings.STRIDE, shrink, compact)}
-
-    @classmethod
-    def told(cls, shapes):
-        if 'head.directions.1.reduce.conv.weight' in shapes:
-            return {'type': 'both'}
-        return {}
 
     def index(self, size, device):
         """Return cells() of a map's size; those of the last four sizes are kept."""

@@ -46,6 +46,7 @@ class SemanticFPN(Head):
     """
 
     mark = 'branches.'
+    signs = {'bare.side.0.weight': {'mmseg': True}}
     mxnet = {
         'head.fpn.conv.': 'head.top.',
         'head.fpn.lateral16x.conv1x1.': 'head.laterals.0.side.',
@@ -92,12 +93,6 @@ class SemanticFPN(Head):
                 branch.append(ConvBNReLU(m, m, 3, norm))
             self.branches.append(branch)
         self.out = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(m, n_classes, 1))
-
-    @classmethod
-    def told(cls, shapes):
-        if 'head.bare.side.0.weight' in shapes:
-            return {'mmseg': True}
-        return {}
 
     def pyramid(self, c1, c2, c3, c4):
         """Return the levels p2, p3, p4, p5, at strides 4, 8, 16, 32."""

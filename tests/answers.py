@@ -86,12 +86,12 @@ def inside(monkeypatch, capsys):
     return run
 
 
-def told(found, status, *words):
+def assert_told(found, status, *words):
     """The one sentence of a failed script; it must hold these words."""
     assert found.status == status, found
     assert 'Traceback' not in found.err, found.err
     sentence = found.err.rstrip('\n').split('\n')[-1]
-    assert re.match(r'(eval|predict)\.py: \S', sentence), found.err
+    assert re.match(r'(train|eval|predict)\.py: \S', sentence), found.err
     missing = [w for w in words if str(w) not in sentence]
     assert not missing, f'{missing} not in: {sentence}'
     return sentence

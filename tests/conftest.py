@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 import pytest
@@ -24,6 +25,15 @@ def settings_restored():
 def memory_given_back(monkeypatch):
     """train.main() in the test process would keep all the memory that one test ever used."""
     monkeypatch.setattr(distributed, 'keep_heap', lambda: None)
+
+
+@pytest.fixture
+def signals_restored():
+    """train.main() in the test process takes the signals over."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

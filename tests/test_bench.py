@@ -58,7 +58,7 @@ def run(*arguments, status=0):
     return done.stderr if status else done.stdout
 
 
-def figures(text, line):
+def assert_figures(text, line):
     """The median after the start of a line, which must lie between its minimum and its maximum."""
     found = re.search('^' + line + ' +' + FIGURES, text, re.M)
     assert found, f'no line {line!r} in\n{text}'
@@ -79,12 +79,12 @@ def test_network_beside_plain():
     assert 0.5 < macs < 2
     for kind, batch in (('training', 2), ('inference', 1)):
         for variant in ('tuned', 'plain'):
-            figures(text, f'{kind} +{variant} batch {batch}:')
+            assert_figures(text, f'{kind} +{variant} batch {batch}:')
             assert re.search(
                 rf'{kind} +{variant} .* s, [\d.]+ images/s, ([\d.]+|nan) MiB, \d+ % of the \d+ GFLOP/s',
                 text,
             )
-        figures(text, f'{kind} +tuned / plain: time')
+        assert_figures(text, f'{kind} +tuned / plain: time')
 
 
 def test_unit():
@@ -92,20 +92,20 @@ def test_unit():
     assert 'EM unit: 64 channels, 8 bases, 3 iterations, 5x5 map, batch 1; GMACs of forward' in text
     for what in ('forward', r'forward\+backward'):
         for name in ('unit', 'textbook', 'dense'):
-            figures(text, f'{what}  {name}')
+            assert_figures(text, f'{what}  {name}')
         for name in ('textbook', 'dense'):
-            figures(text, f'{what}  {name} / unit: time')
+            assert_figures(text, f'{what}  {name} / unit: time')
 
 
 def test_metric():
     text = run('-m', 'benchmarks.metric', 'DEVICES=cpu', '--rounds', '2')
-    figures(text, 'confusion  masked / tuned: time')
+    assert_figures(text, 'confusion  masked / tuned: time')
 
 
 def test_loader(drawn_shapes):
     data = f'DATA_ROOT={drawn_shapes}'
     text = run('-m', 'benchmarks.loader', *SMALL, data, 'CROP_SIZE=33', '--rounds', '2')
-    figures(text, 'loader  plain / tuned: time')
+    assert_figures(text, 'loader  plain / tuned: time')
     assert 'cached' not in text
     tuned, plain = map(
         float, re.search(r'MB per sample: tuned ([\d.]+), plain ([\d.]+)', text).groups()
@@ -119,7 +119,7 @@ def test_loader_of_drawn_pictures():
     text = run('-m', 'benchmarks.loader', *words, '120x96.png', '--rounds', '1')
     assert 'camvid train, 40 images, crop 33' in text
     for variant in ('tuned', 'cached'):
-        figures(text, f'loader  plain / {variant}: time')
+        assert_figures(text, f'loader  plain / {variant}: time')
 
 
 def test_views(monkeypatch, capsys):
@@ -129,9 +129,9 @@ def test_views(monkeypatch, capsys):
     text = capsys.readouterr().out
     for what in ('views, outside the network', 'views, in all'):
         for name in ('whole', 'windows', 'plain'):
-            figures(text, f'{what}  {name}')
+            assert_figures(text, f'{what}  {name}')
         for name in ('windows', 'plain'):
-            figures(text, f'{what}  {name} / whole: time')
+            assert_figures(text, f'{what}  {name} / whole: time')
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from utils import config, visualize
 from utils.config import UserError
 
 pytest.register_assert_rewrite('scripts', 'answers')
-from answers import alike, answers, inside, loaded, random_net, told  # noqa: E402, F401
+from answers import alike, answers, assert_told, inside, loaded, random_net  # noqa: E402, F401
 from scripts import Room, snapshot, torchrun  # noqa: E402
 
 pytest_plugins = 'scripts'
@@ -263,7 +263,7 @@ def test_two_sets_of_predictions_in_one_folder(kept, again):
     """The file that lies where its image's name leads is taken; where several others may be meant, none is."""
     shutil.copytree(kept.out / 'index', again.folder / 'sets' / 'a')
     shutil.copytree(kept.out / 'colour', again.folder / 'sets' / 'b')
-    told(
+    assert_told(
         again.run('eval.py', '--rescore', again.folder / 'sets'),
         1,
         'a/00.png',
@@ -278,7 +278,7 @@ def test_two_sets_of_predictions_in_one_folder(kept, again):
 def test_scores_are_printed_before_they_are_written(kept, again):
     found = again.run('eval.py', '--rescore', kept.out, 'LOG_DIR=/proc/nowhere')
     assert found.status == 1 and f'mIoU {100 * scores(kept)["mIoU"]:.2f}' in found.out
-    told(again.run('eval.py', 'LOG_DIR=/proc/nowhere'), 1, '/proc/nowhere')
+    assert_told(again.run('eval.py', 'LOG_DIR=/proc/nowhere'), 1, '/proc/nowhere')
 
 
 def spoilt(folder, how):
@@ -334,7 +334,7 @@ def test_predictions_that_cannot_be_scored_are_told(kept, again, how, args, word
     folder = again.folder / 'theirs'
     if how != 'gone':
         spoilt(shutil.copytree(kept.out / 'index', folder), how)
-    told(
+    assert_told(
         again.run('eval.py', '--rescore', folder, *args),
         1,
         folder if how == 'gone' else folder / '03.png',
@@ -397,16 +397,16 @@ def test_windows_larger_than_the_images(kept, again):
     ],
 )
 def test_usage(again, inside, args, words):
-    told(inside('eval.py', *again.args(*args.format(again.folder).split())), 2, *words)
+    assert_told(inside('eval.py', *again.args(*args.format(again.folder).split())), 2, *words)
     assert not again.logs.exists() and not (again.folder / 'out').exists()
 
 
 def test_a_word_that_is_no_setting(again):
-    told(again.run('eval.py', 'README.md'), 2, 'README.md', 'recipe')
+    assert_told(again.run('eval.py', 'README.md'), 2, 'README.md', 'recipe')
 
 
 def test_scales_that_leave_nothing(again):
-    told(
+    assert_told(
         again.run('eval.py', 'TEST_SCALES=0.1,1'),
         1,
         'scale 0.1 of TEST_SCALES makes 8x6',
@@ -426,9 +426,11 @@ def test_a_split_without_labels(again, inside):
     args = 'DATASET=voc', f'DATA_ROOT={again.folder}', 'VAL_SPLIT=test', 'NAME=voc'
     words = "the split 'test' of voc has no labels to score"
     theirs = again.folder / 'theirs'
-    told(inside('eval.py', *again.args(*args, '--rescore', theirs)), 1, words, 'VAL_SPLIT')
-    told(inside('eval.py', *again.args(*args)), 2, words, 'SAVE_DIR=FOLDER')
+    assert_told(inside('eval.py', *again.args(*args, '--rescore', theirs)), 1, words, 'VAL_SPLIT')
+    assert_told(inside('eval.py', *again.args(*args)), 2, words, 'SAVE_DIR=FOLDER')
 
 
 def test_no_folder_to_rescore(again, inside):
-    told(inside('eval.py', *again.args('--rescore=')), 1, '--rescore=: there is no such folder')
+    assert_told(
+        inside('eval.py', *again.args('--rescore=')), 1, '--rescore=: there is no such folder'
+    )

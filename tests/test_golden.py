@@ -27,6 +27,7 @@ from conversion import names
 from heads import danet, make_head, psa
 from heads.frame import upsample
 from sync_bn import BatchNorm2d
+from utils.optim import param_groups
 
 SYNC = ['syncbn_m0.1', 'syncbn_m3e-4']
 UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
@@ -544,7 +545,7 @@ def test_step_of_others(name, values, tmp_path):
 
 def test_param_groups():
     meta, want = gold('param_groups_r50')
-    groups = train.param_groups(build(21, N_LAYERS=50))
+    groups = param_groups(build(21, N_LAYERS=50))
     assert [g['names'] for g in groups] == [meta['members'][k] for k in ('1x', '1y', '2x')]
     assert [len(g['params']) for g in groups] == want['count'].tolist()
     lr = train.learning_rate(1)

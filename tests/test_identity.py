@@ -22,13 +22,13 @@ import dataset
 import network
 import prepare
 import settings
-import train
 from conversion import describe, sentences
 from datasets import balance
 from datasets.files import read_classes
 from preparation import archives, check, convert, download
 from utils import config, kept, script
 from utils.config import UsageError, UserError
+from utils.optim import param_groups
 
 SHIPPED = config.current()
 TWO = '0 0 0 0 back\n1 255 0 0 front\n'
@@ -49,7 +49,7 @@ def a_run(tmp_path, **values):
     make_camvid(tmp_path / 'data', NAME='mine', MODEL_DIR=str(tmp_path / 'models'))
     small_net(DATASET='camvid', **values)
     net = build()
-    optimizer = torch.optim.SGD(train.param_groups(net), lr=0.1, momentum=settings.LR_MOM)
+    optimizer = torch.optim.SGD(param_groups(net), lr=0.1, momentum=settings.LR_MOM)
     for p in net.parameters():
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimizer.step()

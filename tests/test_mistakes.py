@@ -18,21 +18,11 @@ from PIL import Image
 
 import dataset
 
-pytest.register_assert_rewrite('scripts')
+pytest.register_assert_rewrite('answers', 'scripts')
+from answers import assert_told  # noqa: E402
 from scripts import Room, finish, snapshot, start, torchrun  # noqa: E402
 
 pytest_plugins = 'scripts'
-
-
-def told(found, status, *words):
-    """The one sentence of a failed script; it must hold these words."""
-    assert found.status == status, found
-    assert 'Traceback' not in found.err, found.err
-    sentence = found.err.rstrip('\n').split('\n')[-1]
-    assert re.match(r'(train|eval)\.py: \S', sentence), found.err
-    missing = [w for w in words if str(w) not in sentence]
-    assert not missing, f'{missing} not in: {sentence}'
-    return sentence
 
 
 @pytest.fixture(scope='module')
@@ -91,12 +81,12 @@ def kept(trained, room):
     ],
 )
 def test_usage(kept, args, words):
-    told(kept.run('train.py', 'NAME=new', *args.split()), 2, *words)
+    assert_told(kept.run('train.py', 'NAME=new', *args.split()), 2, *words)
     assert not kept.logs.exists()
 
 
 def test_a_single_value_per_channel(kept):
-    told(
+    assert_told(
         kept.run('train.py', 'NAME=new', 'BATCH_SIZE=1', 'CROP_SIZE=16'),
         1,
         'batch norm',
@@ -118,7 +108,7 @@ def test_a_single_value_per_channel(kept):
 )
 def test_recipe_files(room, text, words):
     room.recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
-    told(room.run('train.py'), 2, room.recipe, *words)
+    assert_told(room.run('train.py'), 2, room.recipe, *words)
 
 
 def test_processes_that_the_batch_cannot_be_dealt_to(room):
@@ -135,7 +125,7 @@ def test_tiny_scales(room, scale):
     """They train, or are refused with a sentence."""
     found = room.run('train.py', f'SCALES=({scale},)', 'ITER_MAX=1')
     if found.status:
-        told(found, 2, 'SCALES')
+        assert_told(found, 2, 'SCALES')
         assert scale < 0.1
 
 
@@ -143,7 +133,7 @@ def test_tiny_scales(room, scale):
 
 
 def test_no_data(kept):
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={kept.folder}/none'),
         1,
         'camvid',
@@ -152,7 +142,7 @@ def test_no_data(kept):
         'trainannot',
         'unpack',
     )
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={kept.recipe}'),
         1,
         'camvid',
@@ -213,7 +203,7 @@ BAD_FILES = [
 def test_bad_files(kept, own_data, name, how, words):
     path = own_data / 'camvid' / name
     spoil(path, how)
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={own_data}', 'ITER_MAX=4'),
         1,
         path.with_suffix('') if how == 'missing' else path,
@@ -225,7 +215,7 @@ def test_half_a_data_set(kept, own_data):
     names = own_data / 'camvid' / 'train.txt'
     names.write_text('\n'.join(f'{i:02d}' for i in range(12)))
     (own_data / 'camvid' / 'train' / '07.png').unlink()
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={own_data}'),
         1,
         'train/07',
@@ -234,14 +224,14 @@ def test_half_a_data_set(kept, own_data):
         'unpack',
     )
     names.write_text('\n \n')
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={own_data}'), 1, own_data / 'camvid', 'train', 'no images'
     )
     names.write_bytes(b'\xff\xfe\xfd')
-    told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, names, 'list')
+    assert_told(kept.run('train.py', f'DATA_ROOT={own_data}'), 1, names, 'list')
     names.unlink()
     shutil.rmtree(own_data / 'camvid' / 'train')
-    told(
+    assert_told(
         kept.run('train.py', f'DATA_ROOT={own_data}'),
         1,
         own_data / 'camvid',
@@ -278,7 +268,7 @@ def test_bad_files_met_in_the_middle(kept, own_data, workers, name, how, words):
         'NAME=middle',
         'BATCH_SIZE=12',
     )
-    sentence = told(found, 1, path, *words)
+    sentence = assert_told(found, 1, path, *words)
     assert sentence.startswith(f'train.py: {path}') and 'resuming' not in found.out
     assert '36 images in train' in found.out  # the loop had begun
 
@@ -287,7 +277,7 @@ def test_bad_files_met_in_the_middle(kept, own_data, workers, name, how, words):
 def test_bad_files_in_evaluation(kept, own_data, workers):
     path = own_data / 'camvid' / 'valannot' / '03.png'
     spoil(path, 'value')
-    told(
+    assert_told(
         kept.run('eval.py', f'DATA_ROOT={own_data}', f'NUM_WORKERS={workers}'),
         1,
         path,
@@ -299,7 +289,7 @@ def test_bad_files_in_evaluation(kept, own_data, workers):
 def test_images_that_went_away_since(kept, own_data):
     for folder in ('train', 'trainannot'):
         (own_data / 'camvid' / folder / '05.png').unlink()
-    told(
+    assert_told(
         kept.run('train.py', 'ITER_MAX=4', f'DATA_ROOT={own_data}'),
         1,
         'latest.pth',
@@ -311,7 +301,7 @@ def test_images_that_went_away_since(kept, own_data):
 def test_nothing_to_score(kept, own_data):
     for path in (own_data / 'camvid' / 'valannot').iterdir():
         Image.fromarray(np.full_like(np.array(Image.open(path)), 11)).save(path)
-    told(kept.run('eval.py', f'DATA_ROOT={own_data}'), 1, 'val', 'label')
+    assert_told(kept.run('eval.py', f'DATA_ROOT={own_data}'), 1, 'val', 'label')
 
 
 def deny():
@@ -329,7 +319,7 @@ def deny():
 
 @pytest.mark.parametrize('workers', [0, 4])
 def test_unreadable_files(room, workers):
-    told(
+    assert_told(
         room.run('train.py', f'NUM_WORKERS={workers}', before=deny),
         1,
         'camvid/train/',
@@ -352,7 +342,7 @@ def die_in_workers():
 
 
 def test_killed_loader_process(room):
-    told(
+    assert_told(
         room.run('train.py', 'NUM_WORKERS=1', before=die_in_workers),
         1,
         'loader process',
@@ -434,7 +424,7 @@ def test_bad_checkpoints(trained, kept, setting, how, words):
         assert 'INIT' in out and 'missing' in out
         return
     script = 'eval.py' if setting == 'CHECKPOINT' else 'train.py'
-    told(kept.run(script, f'{setting}={path}', 'NAME=start'), 1, path, *words)
+    assert_told(kept.run(script, f'{setting}={path}', 'NAME=start'), 1, path, *words)
     assert not path.with_suffix('.ran').exists()
 
 
@@ -456,7 +446,7 @@ def test_bad_checkpoints(trained, kept, setting, how, words):
 def test_checkpoints_of_other_networks(kept, args, words):
     """The file wins over recipes; the command line contradicts it, which is one sentence."""
     best = kept.models / 'tiny' / 'best.pth'
-    told(kept.run('eval.py', *args.split()), 1, best, 'contradict', 'leave', *words)
+    assert_told(kept.run('eval.py', *args.split()), 1, best, 'contradict', 'leave', *words)
 
 
 def test_other_settings_that_shapes_do_not_tell(kept):
@@ -465,7 +455,7 @@ def test_other_settings_that_shapes_do_not_tell(kept):
 
 
 def test_nothing_to_evaluate(room):
-    told(
+    assert_told(
         room.run('eval.py'),
         1,
         'no checkpoint',
@@ -488,12 +478,12 @@ def test_bad_latest(trained, room, how, words):
     else:
         make_checkpoint(latest, how, trained.checkpoint('latest'))
     before = snapshot(room.models)
-    told(room.run('train.py', 'ITER_MAX=4'), 1, latest, *words)
+    assert_told(room.run('train.py', 'ITER_MAX=4'), 1, latest, *words)
     assert snapshot(room.models) == before and not (room.logs / 'tiny' / 'log.jsonl').exists()
 
 
 def test_other_settings(kept):
-    told(
+    assert_told(
         kept.run('train.py', 'ITER_MAX=4', 'LR=0.5'),
         1,
         'latest.pth',
@@ -504,7 +494,7 @@ def test_other_settings(kept):
 
 
 def test_trunk_weights(room):
-    told(
+    assert_told(
         room.run('train.py', f'PRETRAINED={room.folder}/none.pth'),
         1,
         f'{room.folder}/none.pth',
@@ -513,14 +503,14 @@ def test_trunk_weights(room):
     )
     helpers.small_net(N_LAYERS=34)
     torch.save({'net': build().state_dict()}, room.folder / 'r34.pth')
-    told(
+    assert_told(
         room.run('train.py', f'PRETRAINED={room.folder}/r34.pth'),
         1,
         f'{room.folder}/r34.pth',
         'to use it: N_LAYERS=34',
     )
     (room.folder / 'bad.pth').write_bytes(b'PK')
-    told(
+    assert_told(
         room.run('train.py', f'PRETRAINED={room.folder}/bad.pth'),
         1,
         f'{room.folder}/bad.pth',
@@ -539,7 +529,7 @@ def no_network():
 
 
 def test_trunk_weights_that_cannot_be_fetched(room):
-    told(
+    assert_told(
         room.run('train.py', 'PRETRAINED=torchvision', before=no_network),
         1,
         'https://',
@@ -556,7 +546,7 @@ def test_loss_not_finite(room):
     found = room.run(
         'train.py', 'LR=1e20', 'ITER_MAX=9', 'ITER_LOG=3', 'ITER_SAVE=1000', 'NUM_WORKERS=1'
     )
-    sentence = told(found, 1, 'not finite from step 2 on', 'up to 3', 'lower LR')
+    sentence = assert_told(found, 1, 'not finite from step 2 on', 'up to 3', 'lower LR')
     names = re.findall(r'camvid/train/\d\d\.png', sentence)
     assert len(names) == 4
     batches = dataset.Batches(12, 0, 4)
@@ -568,7 +558,7 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
     state = trained.checkpoint('best')
     state['net']['fc2.weight'][0, 0] = float('nan')
     torch.save(state, kept.folder / 'nan.pth')
-    told(
+    assert_told(
         kept.run('train.py', f'INIT={kept.folder}/nan.pth', 'NAME=nan'),
         1,
         'nan.pth',
@@ -581,7 +571,7 @@ def test_nothing_is_saved_once_the_loss_is_not_finite(trained, kept):
     (room.models / 'tiny').mkdir(parents=True)
     torch.save(latest, room.models / 'tiny' / 'latest.pth')
     before = snapshot(room.models)
-    told(room.run('train.py', 'ITER_MAX=4', 'ITER_SAVE=1'), 1, 'not finite from step 3 on')
+    assert_told(room.run('train.py', 'ITER_MAX=4', 'ITER_SAVE=1'), 1, 'not finite from step 3 on')
     assert snapshot(room.models) == before
 
 
@@ -618,11 +608,13 @@ def little_memory():
     ],
 )
 def test_out_of_memory(kept, before, args):
-    told(kept.run('train.py', *args.split(), before=before), 1, 'memory', 'BATCH_SIZE', 'CROP_SIZE')
+    assert_told(
+        kept.run('train.py', *args.split(), before=before), 1, 'memory', 'BATCH_SIZE', 'CROP_SIZE'
+    )
 
 
 def test_out_of_memory_in_evaluation(kept):
-    told(kept.run('eval.py', before=out_of_gpu_memory), 1, 'memory', 'TEST_BATCH')
+    assert_told(kept.run('eval.py', before=out_of_gpu_memory), 1, 'memory', 'TEST_BATCH')
 
 
 def full_disk():
@@ -634,7 +626,7 @@ def full_disk():
 @pytest.mark.parametrize('args', ['ITER_MAX=4', 'ITER_MAX=4 ITER_VAL=3', 'ITER_MAX=4 NAME=new'])
 def test_full_disk(kept, args):
     name = 'new' if 'new' in args else 'tiny'
-    told(
+    assert_told(
         kept.run('train.py', *args.split(), before=full_disk),
         1,
         f'models/{name}/',
@@ -652,7 +644,7 @@ def small_files():
 
 
 def test_full_disk_while_drawing(room):
-    told(
+    assert_told(
         room.run(
             'train.py', 'DATASET=shapes', f'DATA_ROOT={room.folder}/drawn', before=small_files
         ),
@@ -675,7 +667,7 @@ def test_full_disk_of_logs(kept, script, name):
     file = kept.logs / 'tiny' / name
     file.parent.mkdir(parents=True)
     file.symlink_to('/dev/full')
-    sentence = told(
+    sentence = assert_told(
         kept.run(script, 'ITER_MAX=4', f'SAVE_DIR={kept.logs}/tiny'), 1, 'No space left'
     )
     assert file.name in sentence or 'LOG_DIR' in sentence, sentence
@@ -729,13 +721,13 @@ def test_a_file_where_a_folder_is_due(kept, script, setting, inside):
         f'{setting}={kept.folder}/folder',
         f'CHECKPOINT={kept.models}/tiny/best.pth',
     )
-    told(found, 1, file, 'this is a file, not a folder')
+    assert_told(found, 1, file, 'this is a file, not a folder')
     assert file.read_text() == 'precious'
 
 
 def test_a_file_where_checkpoints_go_is_found_before_the_first_step(room):
     room.models.write_text('precious')
-    told(room.run('train.py', 'ITER_MAX=4'), 1, room.models)
+    assert_told(room.run('train.py', 'ITER_MAX=4'), 1, room.models)
     room.models.unlink()
     assert not (room.logs / 'tiny' / 'log.jsonl').exists() or not room.log()
 

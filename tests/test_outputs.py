@@ -35,7 +35,7 @@ from utils.runs import read_runs
 from utils.table import LONGEST, table
 
 pytest.register_assert_rewrite('scripts', 'answers')
-from answers import random_net, told  # noqa: E402
+from answers import assert_told, random_net  # noqa: E402
 from scripts import ROOT, Room, snapshot, wait_for  # noqa: E402, F401
 
 pytest_plugins = 'scripts'
@@ -343,7 +343,7 @@ def test_eval_ends_before_the_first_byte(tmp_path):
     before = snapshot(tmp_path / 'mine')
     for split, where in (('test', 'labels/test'), ('val', 'images/val'), ('test', 'images/test')):
         args = 'DATASET=folder', f'VAL_SPLIT={split}', f'SAVE_DIR={tmp_path}/mine/{where}'
-        told(room.run('eval.py', *args), 2, f'mine/{where}', 'SAVE_DIR')
+        assert_told(room.run('eval.py', *args), 2, f'mine/{where}', 'SAVE_DIR')
         assert snapshot(tmp_path / 'mine') == before
     shutil.rmtree(room.models)
 
@@ -578,13 +578,13 @@ def visualize_save():
 
 def test_scores_survive_pictures_that_cannot_be_written(again):
     found = again.run('eval.py', f'SAVE_DIR={again.folder}/out', before=full_at_the_second_picture)
-    told(found, 1, f'{again.folder}/out/', 'No space left')
+    assert_told(found, 1, f'{again.folder}/out/', 'No space left')
     assert again.scores()['images'] == 5 and 'mIoU' in found.out
 
 
 def test_a_folder_for_pictures_that_cannot_be_made_is_said_first(again):
     found = again.run('eval.py', 'SAVE_DIR=/proc/nowhere')
-    told(found, 1, '/proc/nowhere')
+    assert_told(found, 1, '/proc/nowhere')
     assert 'evaluating' not in found.err and not (again.logs / 'tiny' / 'scores.json').exists()
 
 
@@ -617,7 +617,7 @@ def test_a_film_on_a_full_disk(again):
     """OpenCV says nothing; a film that is not whole is none."""
     path = film(again.folder / 'a.mp4')
     found = again.run('predict.py', path, f'SAVE_DIR={again.folder}/out', before=small_files)
-    told(found, 1, 'out/overlay/a.mp4')
+    assert_told(found, 1, 'out/overlay/a.mp4')
     assert not snapshot(again.folder / 'out')
 
 
@@ -875,7 +875,7 @@ def test_errors_are_on_a_line_of_their_own_below_the_bar(again):
     bad = shutil.copytree(again.data, again.folder / 'bad')
     (bad / 'camvid' / 'val' / '03.png').write_bytes(b'junk')
     found = again.run('eval.py', f'DATA_ROOT={bad}')
-    told(found, 1, '03.png')
+    assert_told(found, 1, '03.png')
     assert '\neval.py: ' in found.err.replace('\r', '') and '\reval.py' not in found.err
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 
 import cv2
 import numpy as np
@@ -165,8 +164,8 @@ def make_labelme(root):
         if i == 3:  # the picture is in the file alone
             content['imageData'] = base64.b64encode(png_bytes(picture(i)[..., ::-1])).decode()
         else:
-            write(f'{root}/work/{name}.png', picture(i))
-        dump(f'{root}/work/{name}.json', content)
+            write(f'{root}/photos/{name}.png', picture(i))
+        dump(f'{root}/photos/{name}.json', content)
 
 
 COLOURS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
@@ -424,14 +423,6 @@ TINY = (
 )
 
 
-@pytest.fixture
-def signals_restored():
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize('source', MAKERS)
 def test_trained_and_scored(source, tmp_path, signals_restored):
     """Three steps with the recipe, and validation."""
@@ -537,7 +528,7 @@ def test_pictures_that_exif_turns(orientation, tmp_path, capsys):
     }
     exif = Image.Exif()
     exif[274] = orientation
-    upright.transpose(turn[orientation]).save(tmp_path / 'work' / 'p0.png', exif=exif)
+    upright.transpose(turn[orientation]).save(tmp_path / 'photos' / 'p0.png', exif=exif)
     tools.convert(str(tmp_path), 'labelme')
     assert (
         'pictures written upright, as EXIF says, to fit their labels: 1' in capsys.readouterr().out
@@ -1246,8 +1237,8 @@ def test_the_command_is_whole(tmp_path, capsys):
 
 def test_links_in_circles(tmp_path):
     make_labelme(str(tmp_path))
-    os.symlink('..', tmp_path / 'work' / 'up')
-    assert f'{tmp_path}/work/p0.json' in lookup.walk(str(tmp_path), ('.json',))
+    os.symlink('..', tmp_path / 'photos' / 'up')
+    assert f'{tmp_path}/photos/p0.json' in lookup.walk(str(tmp_path), ('.json',))
 
 
 def test_studio_with_the_same_names_in_folders(tmp_path, capsys):

@@ -21,7 +21,7 @@ from utils import config, distributed, memory, visualize
 from utils.config import UserError
 
 pytest.register_assert_rewrite('scripts', 'answers')
-from answers import alike, answers, inside, loaded, random_net, told  # noqa: E402, F401
+from answers import alike, answers, assert_told, inside, loaded, random_net  # noqa: E402, F401
 from scripts import ROOT, Room, snapshot  # noqa: E402
 
 pytest_plugins = 'scripts'
@@ -309,7 +309,7 @@ def test_two_checkpoints_of_different_classes(kept, again):
     found = again.run(
         'predict.py', '--compare', *paths, put_picture(f'{again.pics}/a.png', scene(1))
     )
-    told(found, 2, f'{paths[0]} predicts 11 classes, {other} 14', 'one data set')
+    assert_told(found, 2, f'{paths[0]} predicts 11 classes, {other} 14', 'one data set')
 
 
 def make_video(path, count, w=64, h=48, code='mp4v'):
@@ -599,7 +599,7 @@ def test_mistakes(again, inside, args, status, words):
     (again.folder / 'empty').mkdir()
     (again.folder / 'empty' / 'notes.txt').touch()
     args = args.format(again.folder).split()
-    told(
+    assert_told(
         inside('predict.py', *again.args(f'SAVE_DIR={again.out}', *args)),
         status,
         *(w.format(again.folder) for w in words),
@@ -621,7 +621,7 @@ def test_folders_that_cannot_be_written(again, where, words):
     (again.folder / 'file').write_text('precious')
     (again.folder / 'folder').mkdir()
     (again.folder / 'folder' / 'index').write_text('precious')
-    told(
+    assert_told(
         again.run('predict.py', again.pics, f'SAVE_DIR={again.folder / where}'),
         1,
         *(w.format(again.folder) for w in words),
@@ -635,7 +635,7 @@ def test_folders_that_cannot_be_written(again, where, words):
 
 def test_a_film_that_cannot_be_written(again):
     (again.folder / 'file').write_text('precious')
-    told(
+    assert_told(
         again.run(
             'predict.py', make_video(f'{again.pics}/a.mp4', 2), f'SAVE_DIR={again.folder}/file'
         ),
@@ -660,7 +660,7 @@ def test_bases_of_a_network_that_has_none(again):
     path = random_net(again, 'HEAD=fcn', run='fcn')
     picture = put_picture(f'{again.pics}/a.png', scene(1))
     found = again.run('predict.py', picture, '--bases', f'CHECKPOINT={path}')
-    told(found, 2, '--bases shows the bases of an EM unit', 'HEAD=fcn', 'HEAD=ema')
+    assert_told(found, 2, '--bases shows the bases of an EM unit', 'HEAD=fcn', 'HEAD=ema')
 
 
 def test_its_own_output_is_no_input(again):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import settings
 import train
 from heads import HEADS
 from utils import config
+from utils.optim import param_groups
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
 NAMES = sorted(f[:-3] for f in os.listdir(FOLDER) if f.endswith('.py'))
@@ -504,7 +504,7 @@ def multiples(names):
     """lr_mult and weight_decay of the groups of a small net with the recipe's other settings: {True for the trunk, or False: set of pairs}."""
     put(N_LAYERS=18, PRETRAINED='', N_CLASSES=3)
     found = {True: set(), False: set()}
-    for group in train.param_groups(build()):
+    for group in param_groups(build()):
         for name in group['names']:
             if re.search(names, name):
                 found[name.startswith('extractor.')].add((group['lr_mult'], group['weight_decay']))
@@ -585,14 +585,6 @@ def narrow(monkeypatch):
 
 
 NARROW = {'width': 16, 'low': 8, 'between': 16}  # arguments of heads
-
-
-@pytest.fixture
-def signals_restored():
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('name', TABLE)
