@@ -25,6 +25,7 @@ import network
 import settings
 from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
+from heads.frame import fitting
 from utils import config, distributed, run_folder, script
 from utils.config import UsageError, UserError
 from utils.files import check_writable
@@ -42,7 +43,7 @@ class Protocol(NamedTuple):
     short: int = None  # short side of an image at scale 1; None = as it is
     long: int = None  # with `short`, the long side is at most this times the scale
     budget: int = 2**20  # pixels per forward pass, unless a single view has more
-    stride: int = 8  # whole images are padded to fit it: padded()
+    stride: int = 8  # whole images are padded to fit it: heads.frame.fitting()
     form: str = 'corners'  # in which the network enlarges logits: UPSAMPLE
 
     def single(self):
@@ -126,17 +127,6 @@ def window_starts(length, crop):
     return [min(i * step, length - crop) for i in range(count)]
 
 
-def padded(n, p):
-    """Return the length to which n pixels of a whole image are padded.
-
-    Logits then lie on pixels as they do in training crops: aligned corners need 1 mod STRIDE,
-    half-pixel centres 0 mod STRIDE.
-    """
-    if p.form == 'centres':
-        return n + -n % p.stride
-    return n + (1 - n) % p.stride
-
-
 def resize(x, size, antialias=False):
     """Resize maps (b, c, h, w) to (b, c, *size), bilinear with half-pixel centres.
 
@@ -178,7 +168,8 @@ def activate(logits, p):
 def whole(net, image, p, mirrors, room):
     """Return the mean (b, n, h, w) over `mirrors` of normalised images (b, 3, h, w) seen whole."""
     h, w = image.shape[2:]
-    image = F.pad(image, (0, padded(w, p) - w, 0, padded(h, p) - h))  # 0 = the mean colour
+    height, width = (fitting(n, p.form, p.stride) for n in (h, w))
+    image = F.pad(image, (0, width - w, 0, height - h))  # 0 = the mean colour
     everything = slice(None), slice(None)
     views = []
     for _, logits in forward(net, image, [everything], mirrors, room):
@@ -216,7 +207,8 @@ def mean_scores(net, image, p, mirrors):
     if p.crop:
         view, size = sliding, p.crop
     else:
-        view, size = whole, (padded(image.shape[2], p), padded(image.shape[3], p))
+        view = whole
+        size = tuple(fitting(n, p.form, p.stride) for n in image.shape[2:])
     room = max(1, p.budget // math.prod(size))
     if len(image) <= room:
         return view(net, image, p, mirrors, room)

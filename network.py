@@ -80,6 +80,7 @@ def shortcut(c_in, c_out, stride, norm):
 
 
 RESNETS = {
+    10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -217,7 +218,6 @@ class EMAU(nn.Module):
 
     conv1 is linear and only the iterations use it, so it is moved from the n pixels to the k bases:
     (W x + b) . mu = x . (W^T mu) + b . mu, and a sum over W x + b is W times a sum over x, plus b.
-    Same numbers, fewer products.
 
     In training the buffer `statistics` (k + 2,) holds, of the last batch, the mean of z, the mean
     entropy of z and the mean cosine of the bases: see heads/curves.py.

@@ -30,6 +30,7 @@ NETWORK = (
 TRUNK = 'STEM', 'MULTI_GRID', 'FIRST_BLOCK', 'MEAN', 'STD', 'CHANNELS'  # no tensor tells these
 EM_UNIT = 'SECOND_CONV', 'EM_CHANNELS', 'EM_BASES', 'STAGE_NUM', 'EM_NORM', 'EM_GRAD'
 BLOCKS = {  # of layer1..4, and whether they are bottlenecks: number of layers
+    (1, 1, 1, 1, False): 10,
     (2, 2, 2, 2, False): 18,
     (3, 4, 6, 3, False): 34,
     (3, 4, 6, 3, True): 50,
@@ -298,7 +299,7 @@ def published(file, told):
     values |= {'HEAD_ARGS': makers.head_args.get(head, {})}
     if family == MXNET:
         values |= gluon.released(head, told.get('N_LAYERS'))
-    if family == MMSEG and told.get('N_LAYERS') in (18, 34):
+    if family == MMSEG and told.get('N_LAYERS') in (10, 18, 34):
         values['FIRST_BLOCK'] = 'once'
     notes = dict(file.notes)
     if 'corners' not in values['HEAD_ARGS']:

@@ -1,10 +1,15 @@
-"""Draw `shapes`, the data set that needs no download: scenes of 112x112 pixels, eight classes.
+"""Draw `shapes`, the data set that needs no download: scenes of 88x88 pixels, ten classes.
 
 There are 1,000 scenes to train on and 200 to validate. A scene has a meadow or water, divided by a
-wandering shore, with textured things on it that occlude one another and cast shadows. Two pairs of
-classes look alike to the pixel and are told apart by the rest of the scene:
-    hut / boat     the same drawing, named after the ground around it
-    ripe / unripe  the same fruit; it is ripe if there is a sun anywhere in the scene
+wandering shore, with textured things on it that occlude one another and cast shadows. Three pairs
+of classes look alike to the pixel, or nearly, and are told apart by the rest of the scene:
+    hut / boat     around     the same drawing, named after the ground around it
+    ripe / unripe  elsewhere  the same fruit; it is ripe if there is a sun anywhere in the scene
+    flint / chert  pooled     stones of a scene are all of one kind; flint is bluer, by less than
+                              stones of a kind differ, so that only their mean tells: 77 of 100
+                              are named by their own tint, 97 of 100 by the mean tint of six
+The others, meadow, water, tree and sun, are told where they are.
+
 Only integers and exactly rounded float64 operations are used, so that every machine draws the same
 pixels; they follow from the order in which random numbers are drawn, which must not change.
 """
@@ -16,9 +21,10 @@ import tempfile
 import cv2
 import numpy as np
 
-SIZE = 112
+SIZE = 88
 COUNTS = {'train': 1000, 'val': 200}
-MEADOW, WATER, TREE, HUT, BOAT, RIPE, UNRIPE, SUN = range(8)
+MEADOW, WATER, TREE, HUT, BOAT, RIPE, UNRIPE, SUN, FLINT, CHERT = range(10)
+PAIRS = {'around': (HUT, BOAT), 'elsewhere': (RIPE, UNRIPE), 'pooled': (FLINT, CHERT)}
 
 
 def noise(rng, cell, low, high):
@@ -88,25 +94,32 @@ class Scene:
         self.image[mask] = colours[mask]
         self.label[mask] = kind
 
-    def tree(self, y, x):
+    def tree(self):
+        y, x = self.randint(10, SIZE - 10, 2)
         ry = self.randint(10, 18)
         rx = self.randint(10, 18)
         mask = ellipse(self.rng, y, x, ry, rx)
         leaves = noise(self.rng, 3, -40, 40)
         self.put(mask, TREE, paint((40, 70, 45), leaves))
 
-    def hut(self, y, x):
-        """Draw a hut, or the same as a boat if most of the ground around it is water."""
+    def hut(self):
+        """Draw a hut on the meadow, or a boat, which looks the same, on water: not at the shore."""
         h = self.randint(9, 15)
         w = self.randint(11, 19)
+        for _ in range(20):
+            y, x = self.randint(10, SIZE - 10, 2)
+            top, left = max(0, y - h - 4), max(0, x - w - 4)
+            around = self.ground[top : y + h + 4, left : x + w + 4]
+            wet = (around == WATER).mean()
+            if not 0.15 < wet < 0.85:
+                break
+        else:
+            return  # the shore is everywhere
         v, u = np.mgrid[:SIZE, :SIZE]
         half_width = w - np.maximum(0, y - v) / 2
         mask = (np.abs(v - y) < h) & (np.abs(u - x) < half_width)
         wall = stripes(self.rng, 2, 30) + noise(self.rng, 7, -12, 12)
-        top, left = max(0, y - h), max(0, x - w)
-        around = self.ground[top : y + h, left : x + w]
-        kind = BOAT if (around == WATER).mean() > 0.5 else HUT
-        self.put(mask, kind, paint((110, 130, 150), wall))
+        self.put(mask, BOAT if wet > 0.5 else HUT, paint((110, 130, 150), wall))
 
     def fruit(self, kind):
         r = self.randint(9, 15)
@@ -117,8 +130,20 @@ class Scene:
         peel = noise(self.rng, 3, -30, 30)
         self.put(mask, kind, paint((70, 90, 190), peel))
 
+    def stone(self, kind):
+        """Draw a stone; what it is bluer or redder by is its kind's 16 and more of its own."""
+        r = self.randint(7, 11)
+        y = self.randint(6, SIZE - 6)
+        x = self.randint(6, SIZE - 6)
+        rx = r + self.randint(0, 4)
+        mask = ellipse(self.rng, y, x, r, rx)
+        blue = self.randint(-24, 25) + self.randint(-24, 25)  # standard deviation 20
+        blue += 16 if kind == FLINT else -16
+        grains = noise(self.rng, 2, -25, 25)
+        self.put(mask, kind, paint((125 + blue, 125, 125 - blue), grains))
+
     def sun(self):
-        r = self.randint(9, 13)
+        r = self.randint(11, 15)
         y = self.randint(12, SIZE - 12)
         x = self.randint(12, SIZE - 12)
         mask = ellipse(self.rng, y, x, r, r)
@@ -130,15 +155,17 @@ def scene(rng):
     """Return a picture (SIZE, SIZE, 3) uint8 BGR and its train ids (SIZE, SIZE) uint8."""
     canvas = Scene(rng)
     sunny = rng.randint(2) == 1
-    things = [TREE] * rng.randint(0, 3)
-    things += [HUT] * rng.randint(1, 4)
-    things += [RIPE if sunny else UNRIPE] * rng.randint(1, 4)
+    things = [TREE] * rng.randint(0, 2)
+    things += [HUT] * rng.randint(1, 3)
+    things += [RIPE if sunny else UNRIPE] * rng.randint(1, 3)
+    things += [FLINT if rng.randint(2) else CHERT] * rng.randint(5, 8)
     for kind in rng.permutation(things):
-        y, x = rng.randint(10, SIZE - 10, 2)
         if kind == TREE:
-            canvas.tree(y, x)
+            canvas.tree()
         elif kind == HUT:
-            canvas.hut(y, x)
+            canvas.hut()
+        elif kind in (FLINT, CHERT):
+            canvas.stone(kind)
         else:
             canvas.fruit(kind)
     if sunny:

@@ -82,7 +82,7 @@ class BiSeNet(Head):
     }
     sees_image = True
     image_path = 'spatial'
-    layers = (18, 34)
+    layers = (18, 34, 10)
     strides = (32,)
     aux_weights = (1.0, 1.0)  # on c4, on c3
 

@@ -90,7 +90,7 @@ class Head(nn.Module):
     aux_weights = ()  # weights of the losses of its 'aux' outputs, in order
     main_weight = 1.0  # weight of the loss of 'out'
     strides = (8, 16, 32)  # of the trunk that it works with
-    layers = (18, 34, 50, 101, 152)  # of the ResNet that it works with
+    layers = (10, 18, 34, 50, 101, 152)  # of the ResNet that it works with
     reads_c1 = False  # as a map of stride 4, which not every trunk has
     # forward also gets image=(b, 3, h, w), normalised, and trunk: image -> [c1, c2, c3, c4]
     sees_image = False

@@ -14,7 +14,8 @@ import torch
 import bench
 import dataset
 import network
-from benchmarks import measure, reference, views
+from benchmarks import measure, reference, scenes, views
+from datasets import shapes
 from eval import Protocol, scores
 from heads.fapn import Deformable
 from utils import config, distributed
@@ -70,7 +71,7 @@ def assert_figures(text, line):
 def test_network_beside_plain():
     text = run(*SMALL, 'AMP=off', '--plain', '--rounds', '1')
     assert re.search(r'1 threads; torch \d.*; torch.float32', text.splitlines()[0])
-    assert re.search(r'ema on ResNet-18 at stride 8, 65x65 pixels, 8 classes', text)
+    assert re.search(r'ema on ResNet-18 at stride 8, 65x65 pixels, 10 classes', text)
     parameters, macs = map(
         float, re.search(r'parameters ([\d.]+) M; MACs ([\d.]+) G', text).groups()
     )
@@ -314,3 +315,39 @@ def test_text_tables():
         r'| a\|b | 9.50 |',
         r'| \_\_init\_\_ | 10.25 |',
     ]
+
+
+def test_figures_of_the_scenes():
+    """Of a pair counts who got the name of either; the local classes' accuracy is of all pixels."""
+    matrix = np.diag([10] * 10)
+    hut, boat = shapes.HUT, shapes.BOAT
+    matrix[hut] = 0
+    matrix[hut, [hut, boat, shapes.MEADOW]] = 3, 1, 96  # 75 % of those that got either name
+    matrix[shapes.SUN, shapes.WATER] = 30  # 25 % of the sun
+    found = scenes.figures(matrix)
+    assert found['around'] == pytest.approx((75 + 100) / 2)
+    assert found['elsewhere'] == found['pooled'] == 100
+    assert found['local'] == pytest.approx((100 + 100 + 100 + 25) / 4)
+    iou = [10 / 106, 10 / 40, 1, 3 / 100, 10 / 11, 1, 1, 10 / 40, 1, 1]
+    assert found['mIoU'] == pytest.approx(100 * np.mean(iou))
+
+
+def test_scenes_are_trained_once_and_evaluated(drawn_shapes, tmp_path):
+    command = ['-m', 'benchmarks.scenes', str(tmp_path), *SMALL, f'DATA_ROOT={drawn_shapes}']
+    command += ['ITER_MAX=2', 'CROP_SIZE=33', 'WARMUP=0', '--heads', 'ema', '--seeds', '2']
+    first = run(*command).splitlines()
+    assert first[0] == '|  | mIoU | local | around | elsewhere | pooled |'
+    assert first[2].startswith('| ema | ') and first[2].count('±') == 5 and len(first) == 3
+    paths = [tmp_path / 'models' / name / 'final.pth' for name in ('ema_0', 'ema_1')]
+    times = [os.stat(path).st_mtime_ns for path in paths]
+    assert run(*command).splitlines() == first
+    assert times == [os.stat(path).st_mtime_ns for path in paths]
+
+
+def test_heads_of_the_scenes_get_the_trunk_that_they_work_with():
+    config.override([scenes.RECIPE])
+    assert scenes.head_words('psp') == ['HEAD=psp']
+    assert scenes.head_words('bisenet') == ['HEAD=bisenet', 'STRIDE=32']
+    for name in scenes.HEAD_NAMES:
+        config.override([scenes.RECIPE, *scenes.head_words(name)])
+        helpers.build()

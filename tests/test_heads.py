@@ -29,7 +29,9 @@ SMALL = [
     'ITER_LOG=5',
     'ITER_SAVE=20',
     'WARMUP=0',
+    'OPTIMIZER=sgd',
     'LR=2e-2',
+    'WEIGHT_DECAY=1e-4',
     'DROPOUT=0.0',
     'AUX_WEIGHT=0.4',
 ]
@@ -64,7 +66,7 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
     image = torch.randint(256, (2, 3, 71, 54)).byte()
     with torch.no_grad():
         (pred,) = evaluation.predict(net, image, evaluation.protocol())
-        assert pred.shape == (2, 71, 54) and pred.max() < 8
+        assert pred.shape == (2, 71, 54) and pred.max() < 10
         assert_close(network.fold(net)(image), net(image), 1e-3)
     # no map is one pixel wide, of half the image either: there PyTorch's bf16 convolution of 3x3
     # with a stride, on a CPU with AMX, reads memory that nobody wrote

@@ -43,7 +43,7 @@ def test_new_head_at_odd_sizes_and_in_bf16(head, h, w):
     assert net(image, label)[0].isfinite().all()  # and moves the statistics
     net.eval()
     wanted = net(image)
-    assert wanted.shape == (2, 8, h, w)
+    assert wanted.shape == (2, 10, h, w)
     with torch.autocast('cpu', torch.bfloat16):
         logits = net(image)
     assert logits.dtype == torch.float32
@@ -120,7 +120,7 @@ def test_swiftnetpr_at_sizes_where_the_source_fails(h, w):
 def test_swiftnetpr_on_trunks_that_pad_or_round_down(trunk, h, w):
     small_net(HEAD='swiftnetpr', TRUNK=trunk, STRIDE=32, HEAD_ARGS={'width': 16})
     out = build().eval()(recipe.image(h, w, 1))
-    assert out.shape == (1, 8, h, w) and out.isfinite().all()
+    assert out.shape == (1, 10, h, w) and out.isfinite().all()
 
 
 def test_ladder_is_supervised_at_its_top():

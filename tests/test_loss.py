@@ -595,7 +595,7 @@ def test_loss_of_the_network(values, form, weight, aux):
 def test_a_step_lowers_the_loss(values, form):
     small_net(IGNORE_LABEL=200, DROPOUT=0.0, **values)
     torch.manual_seed(0)
-    net, found = build(class_weights=[1.0] * 7 + [2.0]), []
+    net, found = build(class_weights=[1.0] * 9 + [2.0]), []
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     image, label = images()
     for _ in range(6):
@@ -620,7 +620,7 @@ def test_full_size_logits_of_one_image(name):
 
 def test_class_weights_move_and_are_not_kept():
     small_net()
-    net = build(class_weights=[1, 2, 3, 4, 5, 6, 7, 8])
+    net = build(class_weights=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
     assert (
         net.criterion.class_weights.dtype == torch.float32
         and net.double().criterion.class_weights.dtype == torch.float64
@@ -636,10 +636,12 @@ def test_class_weights_move_and_are_not_kept():
         )
 
 
-@pytest.mark.parametrize('weights', [[1.0] * 7, (1.0,) * 9, [0.0] * 8])
+@pytest.mark.parametrize('weights', [[1.0] * 9, (1.0,) * 11, [0.0] * 10])
 def test_class_weights_that_will_not_do(weights):
     small_net()
-    with pytest.raises(UsageError, match='CLASS_WEIGHTS = .* is not valid; shapes needs 8 numbers'):
+    with pytest.raises(
+        UsageError, match='CLASS_WEIGHTS = .* is not valid; shapes needs 10 numbers'
+    ):
         build(class_weights=weights)
 
 

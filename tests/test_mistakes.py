@@ -60,7 +60,7 @@ def kept(trained, room):
         ('LR=nan', ['LR', 'nan']),
         ('LR', ['LR']),
         ('STRIDE=7', ['STRIDE = 7', '8, 16, 32']),
-        ('N_LAYERS=20', ['N_LAYERS = 20', '18, 34, 50, 101, 152']),
+        ('N_LAYERS=20', ['N_LAYERS = 20', '10, 18, 34, 50, 101, 152']),
         ('CROP_SIZE=9', ['CROP_SIZE = 9', 'STRIDE = 16', 'raise it']),
         ('CROP_SIZE=(9,65)', ['CROP_SIZE = (9, 65)', 'STRIDE = 16']),
         ('CROP_SIZE=(65,65,3)', ['CROP_SIZE = (65, 65, 3)', 'int, int']),

@@ -220,7 +220,7 @@ def test_other_depths_run(layers, fake):
 @torch.no_grad()
 def test_any_size_goes_in(h, w, stride):
     small_net(STRIDE=stride)
-    assert build().eval()(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
+    assert build().eval()(torch.randn(1, 3, h, w)).shape == (1, 10, h, w)
 
 
 @pytest.mark.parametrize('head', HEAD_NAMES)
@@ -473,7 +473,7 @@ def test_attention_of_psa_follows_the_size():
     net = build().eval()
     assert net.head.mask == (5, 5)
     for h, w in ((33, 33), (65, 33), (9, 41), (40, 57)):
-        assert net(torch.randn(1, 3, h, w)).shape == (1, 8, h, w)
+        assert net(torch.randn(1, 3, h, w)).shape == (1, 10, h, w)
     put(HEAD_ARGS={'compact': True})
     net = build().eval()
     assert net.head.mask == (3, 3)

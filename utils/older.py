@@ -168,7 +168,7 @@ def translated(kept):
     if kept.get('LR_POLICY') == 'step' and 'LR_STEPS' in kept:
         values['LR_POLICY'] = kept['LR_STEPS']
     values |= merged(kept)
-    has_bottlenecks = kept.get('N_LAYERS') not in (18, 34)
+    has_bottlenecks = kept.get('N_LAYERS') not in (10, 18, 34)
     if has_bottlenecks and kept.get('STRIDE_IN_1X1') and kept.get('STEM') == 'plain':
         values['STEM'] = 'caffe'
     if not has_bottlenecks and kept.get('STEM') == 'caffe':
