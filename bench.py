@@ -29,7 +29,7 @@ import train
 from benchmarks import measure
 from eval import predict, protocol
 from heads import HEADS
-from heads.blocks import Head, SettingsError
+from heads.blocks import SettingsError
 from utils import config, distributed, script
 from utils.config import UsageError
 from utils.optim import make_optimizer
@@ -263,13 +263,8 @@ def words_of(form):
     """
     head = form[0].removeprefix('HEAD=')
     words = list(form)
-    kind = HEADS.get(head, Head)
-    on_another = any(word.startswith('TRUNK=') for word in words)
-    if settings.STRIDE not in kind.strides and not on_another:
-        words.append(f'STRIDE={kind.strides[0]}')
-    on_resnet = settings.TRUNK == 'resnet' and not on_another
-    if settings.N_LAYERS not in kind.layers and on_resnet:
-        words.append(f'N_LAYERS={kind.layers[0]}')
+    if not any(word.startswith('TRUNK=') for word in words):
+        words += measure.trunk_words(head)
     label = ' '.join(words).removeprefix('HEAD=')
     if head != settings.HEAD:
         words.insert(0, 'HEAD_ARGS={}')

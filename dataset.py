@@ -50,7 +50,7 @@ def class_names():
         raise UsageError(
             f'N_CLASSES = {n} is less than the {len(names)} classes of {settings.DATASET}; '
             'N_CLASSES=None uses all of them. If a checkpoint brought it along, name its data set: '
-            'DATASET=NAME'
+            'DATASET=NAME, or DATASET=folder DATA_ROOT=FOLDER for data of your own'
         )
     if n > settings.IGNORE_LABEL or settings.IGNORE_LABEL == UNKNOWN:
         raise UsageError(f'IGNORE_LABEL = {settings.IGNORE_LABEL} is taken; 255 is free')

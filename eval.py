@@ -25,10 +25,10 @@ import network
 import settings
 from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
-from heads.frame import fitting
 from utils import config, distributed, run_folder, script
 from utils.config import UsageError, UserError
 from utils.files import check_writable
+from utils.sizes import fitting
 
 STEP = 2 / 3  # from window to window, as a share of the window: semseg's
 
@@ -43,7 +43,7 @@ class Protocol(NamedTuple):
     short: int = None  # short side of an image at scale 1; None = as it is
     long: int = None  # with `short`, the long side is at most this times the scale
     budget: int = 2**20  # pixels per forward pass, unless a single view has more
-    stride: int = 8  # whole images are padded to fit it: heads.frame.fitting()
+    stride: int = 8  # whole images are padded to fit it: utils.sizes.fitting()
     form: str = 'corners'  # in which the network enlarges logits: UPSAMPLE
 
     def single(self):

@@ -16,6 +16,9 @@ import torchvision.ops  # noqa: F401 (torch.ops.torchvision)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import settings
+from heads import HEADS
+from heads.blocks import Head
 from utils import config, distributed, script
 
 # ------------------------------------------------------------------------------------------ scripts
@@ -34,6 +37,16 @@ def at_least_one(text):
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1')
     return int(text)
+
+
+def trunk_words(head):
+    """Return the settings that a head needs of a ResNet that is not one it works with, or []."""
+    words, kind = [], HEADS.get(head, Head)
+    if settings.STRIDE not in kind.strides:
+        words.append(f'STRIDE={kind.strides[0]}')
+    if settings.TRUNK == 'resnet' and settings.N_LAYERS not in kind.layers:
+        words.append(f'N_LAYERS={kind.layers[0]}')
+    return words
 
 
 def one_device():

@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-import bench
 import settings
+from benchmarks import measure
 from datasets import shapes
 from heads import HEADS
 from utils import run_folder, script
@@ -53,15 +53,15 @@ class Runs:
         """Run train.py or eval.py on the run `name`; UserError, with its last line, if it fails."""
         folders = [f'MODEL_DIR={self.out}/models', f'LOG_DIR={self.out}/{log_dir}']
         command = [sys.executable, file, RECIPE, *self.words, *words, *folders]
-        found = subprocess.run(
+        done = subprocess.run(
             [*command, f'NAME={name}', 'SAVE_DIR='],
             cwd=run_folder.PROJECT,
             env=os.environ | {'OMP_NUM_THREADS': '1'},
             capture_output=True,
             text=True,
         )
-        if found.returncode:
-            raise UserError(f'{file} {" ".join(words)}: {found.stderr.strip().splitlines()[-1]}')
+        if done.returncode:
+            raise UserError(f'{file} {" ".join(words)}: {done.stderr.strip().splitlines()[-1]}')
 
     def matrix(self, words, seed, tested=()):
         """Return the confusion matrix (10, 10) on val of a run, which is made if it is not there.
@@ -109,8 +109,8 @@ def cell(values):
 
 
 def head_words(name):
-    """Return the settings of a row of the first table: HEAD, and what it needs of the trunk."""
-    return [word for word in bench.words_of((f'HEAD={name}',))[1] if word != 'HEAD_ARGS={}']
+    """Return the settings of a row of the first table."""
+    return [f'HEAD={name}', *measure.trunk_words(name)]
 
 
 def compare(runs, rows, seeds):
@@ -118,8 +118,10 @@ def compare(runs, rows, seeds):
     promised = {label: runs.row(words, seeds) for label, words in rows.items()}
     lines = []
     for label, promises in promised.items():
-        found = [promise.result() for promise in promises]
-        cells = {name: cell([values[name] for values in found]) for name in found[0]}
+        runs_of_it = [promise.result() for promise in promises]
+        cells = {}
+        for name in runs_of_it[0]:
+            cells[name] = cell([values[name] for values in runs_of_it])
         lines.append({'': label} | cells)
         print(*table(lines[-1:], markdown=True)[2 if lines[1:] else 0 :], sep='\n', flush=True)
 
@@ -136,8 +138,9 @@ def iterations(runs, seeds):
     for trained, words in words_of.items():
         line = {'T in training': str(trained)}
         for t in ITERATIONS:
-            found = [promise.result() for promise in runs.row(words, seeds, [f'STAGE_NUM={t}'])]
-            line[f'T = {t} in evaluation'] = cell([values['mIoU'] for values in found])
+            promises = runs.row(words, seeds, [f'STAGE_NUM={t}'])
+            scores = [promise.result()['mIoU'] for promise in promises]
+            line[f'T = {t} in evaluation'] = cell(scores)
         lines.append(line)
     print(*table(lines, markdown=True), sep='\n')
 

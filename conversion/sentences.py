@@ -108,7 +108,10 @@ def source(file, told, released, given, data_sets):
         parts.append(f'kept from the command line: {as_arguments(differ)}')
     trained_on = file.settings.get('DATASET', settings.DATASET)
     if trained_on in data_sets and trained_on != settings.DATASET:
-        parts.append(f'it was trained on DATASET={trained_on}')
+        place = {}
+        if trained_on == 'folder' and isinstance(file.settings.get('DATA_ROOT'), str):
+            place = {'DATA_ROOT': file.settings['DATA_ROOT']}
+        parts.append('it was trained on ' + as_arguments({'DATASET': trained_on} | place))
     elif trained_on != settings.DATASET:
         parts.append(f'it was trained on {shown(trained_on)}, a data set that is not here')
     return '\n' + '; '.join(parts)

@@ -200,17 +200,6 @@ def upsample(logits, size, form='corners', stride=None):
     return logits[..., : size[0], : size[1]]
 
 
-def fitting(n, form, stride):
-    """Return the length, n pixels or the next larger one, at which logits lie where they belong.
-
-    There the centre of every `stride`-th pixel is that of a logit, from border to border: aligned
-    corners need 1 mod stride, half-pixel centres 0 mod stride (and 'crop' is made to fit).
-    """
-    if form == 'centres':
-        return n + -n % stride
-    return n + (1 - n) % stride
-
-
 def fold(net):
     """Return a copy for inference, each batch norm multiplied into the convolution before it."""
     net = copy.deepcopy(net).eval()

@@ -30,7 +30,7 @@ def read(root):
     used = set()
     for path, content in contents.items():
         with reading(path):
-            used |= {one['label'] for one in content['shapes'] if kind_of(one) not in LINES}
+            used |= {label_of(one) for one in content['shapes'] if kind_of(one) not in LINES}
     names, samples = Names('background', *class_names(root, used)), []
     ignored = collections.Counter()
     for path, content in contents.items():
@@ -70,6 +70,14 @@ def class_names(root, used):
         with open(path, encoding='utf-8-sig', errors='replace') as f:
             listed = [line.strip() for line in f if line.strip()]
     return listed + sorted(used - set(listed))
+
+
+def label_of(shape):
+    """Return the label of a shape as text; some tools write numbers."""
+    label = shape['label']
+    if not isinstance(label, (str, int)):
+        raise ValueError(f'a shape whose label is {label!r}')
+    return str(label)
 
 
 def kind_of(shape):
@@ -117,7 +125,7 @@ def read_shapes(shapes, path, names, ignored):
         if kind_of(one) in LINES:
             ignored[kind_of(one)] += 1
             continue
-        drawn.append(as_mark(one, names.add(one['label']), path))
+        drawn.append(as_mark(one, names.add(label_of(one)), path))
     return drawn
 
 

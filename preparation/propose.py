@@ -140,7 +140,7 @@ def command(root, sizes):
     """Return the command that trains on one's own data, with settings that fit it.
 
     CROP_SIZE is the usual short side, at most 513; ITER_MAX 40 epochs with recipes/own.py, within
-    1,000 and 30,000 steps.
+    1,000 and 30,000 steps; BATCH_SIZE is that of the recipe, or all images if they are fewer.
     sizes  Counter of (h, w) of the images to train on
     """
     sides = sorted(min(size) for size in sizes.elements())
@@ -148,4 +148,6 @@ def command(root, sizes):
     steps = min(30_000, max(1000, 40 * len(sides) // 8 // 100 * 100))
     where = as_argument('DATA_ROOT', os.path.abspath(root))
     words = f'{where} CROP_SIZE={crop} ITER_MAX={steps} ITER_VAL={steps // 10}'
+    if len(sides) < 8:
+        words += f' BATCH_SIZE={len(sides)}'
     return f'python train.py recipes/own.py {words}'

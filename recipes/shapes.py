@@ -1,5 +1,5 @@
 # The main job without any download: ResNet-10 EMANet from scratch on drawn scenes, minutes on two
-# CPU cores, in float32 too. AdamW, because from scratch SGD is 7 points lower after as many steps.
+# CPU cores, in float32 too. AdamW: from scratch, SGD (LR=5e-2) is 3 points lower after 400 steps.
 DATASET = 'shapes'
 TRAIN_SPLIT = 'train'
 NUM_WORKERS = 1

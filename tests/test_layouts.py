@@ -74,7 +74,7 @@ def test_trainval_is_both(name, tmp_path):
         ('pascal_context', 59),
         ('nyuv2', 40),
         ('camvid', 11),
-        ('shapes', 8),
+        ('shapes', 10),
         ('bdd100k', 19),
         ('mapillary', 65),
         ('sunrgbd', 37),

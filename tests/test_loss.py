@@ -564,7 +564,7 @@ def images():
 
 @choices
 @pytest.mark.parametrize(
-    'weight', [None, [0.5, 2.0, 0.0, 1.25, 0.375, 1.0, 1.0, 3.0]], ids=['', 'weights']
+    'weight', [None, [0.5, 2.0, 0.0, 1.25, 0.375, 1.0, 1.0, 3.0, 1.0, 2.0]], ids=['', 'weights']
 )
 @pytest.mark.parametrize('aux', [0.0, 0.4])
 def test_loss_of_the_network(values, form, weight, aux):

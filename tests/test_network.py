@@ -375,7 +375,10 @@ def test_outputs_of_the_head_add_their_shares():
     'values, words',
     [
         (dict(HEAD='semanticfpn', STRIDE=8), 'does not work with STRIDE = 8; use STRIDE=32'),
-        (dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50), 'use N_LAYERS=18 or N_LAYERS=34'),
+        (
+            dict(HEAD='bisenet', STRIDE=32, N_LAYERS=50),
+            'use N_LAYERS=18 or N_LAYERS=34 or N_LAYERS=10',
+        ),
         (dict(HEAD_ARGS={'bins': (1,)}), "HEAD=ema has no argument 'bins'; it has mmseg"),
         (
             dict(HEAD='fcn', HEAD_ARGS={'bins': (1,)}),
@@ -512,7 +515,7 @@ def test_number_of_classes_is_an_argument():
     assert build(n_classes=5)(torch.randn(2, 3, 33, 33)).shape[1] == 5
 
 
-@pytest.mark.parametrize('n_classes, wanted', [(None, 8), (19, 19)])
+@pytest.mark.parametrize('n_classes, wanted', [(None, 10), (19, 19)])
 def test_classes_follow_from_the_data_set(n_classes, wanted):
     small_net(N_CLASSES=n_classes)
     assert build().fc2.out_channels == wanted
@@ -785,7 +788,7 @@ def test_default_type_is_followed():
     small_net(AUX_WEIGHT=0.4)
     torch.set_default_dtype(torch.float64)
     try:
-        net = build(class_weights=[1.0] * 8)
+        net = build(class_weights=[1.0] * 10)
     finally:
         torch.set_default_dtype(torch.float32)
     tensors = [*net.parameters(), *net.buffers()]

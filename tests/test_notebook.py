@@ -39,7 +39,7 @@ def trained(path, **values):
         for name, buffer in net.named_buffers():
             if name.endswith('running_var'):
                 buffer.uniform_(0.5, 2)
-    content = {'net': net.state_dict(), 'settings': config.current(), 'n_classes': 8, 'step': 3}
+    content = {'net': net.state_dict(), 'settings': config.current(), 'n_classes': 10, 'step': 3}
     checkpoint.save(path, content)
     return net.eval()
 
@@ -86,7 +86,7 @@ def test_predict_is_what_eval_predicts(tmp_path, picture):
     with torch.no_grad(), World([torch.device('cpu')]).autocast():
         [wanted] = eval.predict(network.fold(full), image, eval.protocol())
     assert labels.dtype == np.uint8 and (labels == wanted[0].numpy()).mean() > 0.999
-    assert scores.dtype == np.float32 and scores.shape == (8, 61, 81)
+    assert scores.dtype == np.float32 and scores.shape == (10, 61, 81)
     assert abs(scores.sum(0) - 1).max() < 1e-5 and (scores.argmax(0) == labels).all()
 
 
@@ -165,7 +165,7 @@ def test_no_network(tmp_path):
 
 def test_a_network_in_training_mode_is_refused(picture):
     small()
-    net = network.build(8, settings)
+    net = network.build(10, settings)
     with pytest.raises(UserError, match=r'call net\.eval\(\) before net\.predict'):
         net.predict(picture)
     with pytest.raises(UserError, match=r'call net\.eval\(\) before it is exported'):
@@ -251,5 +251,5 @@ def test_the_code_in_readme(tmp_path, monkeypatch, picture):
     trained('net.pth')
     Image.fromarray(picture).save('photo.jpg')
     exec(notebook, names := {})
-    assert names['labels'].shape == (61, 81) and names['scores'].shape == (8, 61, 81)
+    assert names['labels'].shape == (61, 81) and names['scores'].shape == (10, 61, 81)
     assert names['difference'] < 1e-3 and os.path.exists('net.onnx')

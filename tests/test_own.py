@@ -1,6 +1,7 @@
 """prepare.py folder --from SOURCE: small data sets as each annotation tool publishes its format, converted, checked, trained on."""
 
 import base64
+import collections
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import prepare
 import train
 from datasets import lists, recognise
 from datasets.files import read_classes
-from preparation import archives, check, coco, labelme, labelstudio, lookup, marks, tools
+from preparation import archives, check, coco, labelme, labelstudio, lookup, marks, propose, tools
 from utils import config
 from utils.config import UsageError, UserError
 
@@ -634,6 +635,7 @@ HOSTILE = {
     'a shape that is unknown': ('labelme', lambda c: c['shapes'][0].update(shape_type='cloud'), "kind 'cloud'"),
     'points that are none': ('labelme', lambda c: c['shapes'][0].update(points=[['a']]), 'no file of labelme'),
     'a picture in no place': ('labelme', lambda c: c.update(imagePath='q.png'), "the picture 'q.png', which is not in"),
+    'a label that is none': ('labelme', lambda c: c['shapes'][0].update(label=None), 'whose label is None'),
     'no shapes': ('labelme', lambda c: c.update(shapes=None), 'not of labelme'),
     'another size in labelme': ('labelme', lambda c: c.update(imageHeight=7), r'is 48x7, the picture'),
     'a brush cut off': (
@@ -1224,6 +1226,10 @@ def test_masks_in_labelme_files_are_asked_for_their_size(monkeypatch):
             marks.draw((10, 12), [marks.Mark(3, 'png', (0, 0, content))])
 
 
+def test_a_label_that_is_a_number_is_a_name():
+    assert labelme.label_of({'label': 1}) == '1' and labelme.label_of({'label': 'cat'}) == 'cat'
+
+
 def test_the_command_is_whole(tmp_path, capsys):
     """After the conversion and after --check it is the same, and has DATA_ROOT."""
     make_yolo(str(tmp_path))
@@ -1233,6 +1239,14 @@ def test_the_command_is_whole(tmp_path, capsys):
     command = next(line for line in made.splitlines() if line.startswith('then: '))[6:]
     assert f'settings that fit: {command}\n' in capsys.readouterr().out
     assert f'DATA_ROOT={tmp_path} ' in command
+
+
+def test_the_command_fits_a_set_of_few_pictures():
+    sizes = collections.Counter({(60, 80): 5})
+    assert propose.command('mine', sizes).endswith(
+        ' CROP_SIZE=57 ITER_MAX=1000 ITER_VAL=100 BATCH_SIZE=5'
+    )
+    assert 'BATCH_SIZE' not in propose.command('mine', collections.Counter({(60, 80): 8}))
 
 
 def test_links_in_circles(tmp_path):

@@ -309,8 +309,8 @@ def run(drawn_shapes, tmp_path, monkeypatch, capsys):
                     fIoU=0.5,
                     pAcc=0.5,
                     mAcc=0.5,
-                    class_iou=[0.5] * 8,
-                    confusion=torch.zeros(8, 8),
+                    class_iou=[0.5] * 10,
+                    confusion=torch.zeros(10, 10),
                 )
             ),
         )

@@ -3,8 +3,8 @@
 import torch
 
 import settings
-from heads.frame import fitting
 from utils import config
+from utils.sizes import fitting
 
 
 def make_optimizer(net, fused=True):
