@@ -168,7 +168,7 @@ def activate(logits, p):
 def whole(net, image, p, mirrors, room):
     """Return the mean (b, n, h, w) over `mirrors` of normalised images (b, 3, h, w) seen whole."""
     h, w = image.shape[2:]
-    height, width = (fitting(n, p.form, p.stride) for n in (h, w))
+    height, width = fitting((h, w), p.form, p.stride)
     image = F.pad(image, (0, width - w, 0, height - h))  # 0 = the mean colour
     everything = slice(None), slice(None)
     views = []
@@ -204,11 +204,9 @@ def sliding(net, image, p, mirrors, room):
 
 def mean_scores(net, image, p, mirrors):
     """Return the mean (b, n, h, w) of all views of normalised images at one scale."""
-    if p.crop:
-        view, size = sliding, p.crop
-    else:
-        view = whole
-        size = tuple(fitting(n, p.form, p.stride) for n in image.shape[2:])
+    view, size = sliding, p.crop
+    if not p.crop:
+        view, size = whole, fitting(image.shape[2:], p.form, p.stride)
     room = max(1, p.budget // math.prod(size))
     if len(image) <= room:
         return view(net, image, p, mirrors, room)

@@ -74,7 +74,8 @@ class Counts:
 
         Instead of the matrix `single` there are its scores.
         """
-        matrices = {name: world.all_reduce(m).cpu() for name, m in self.matrices.items()}
+        summed = world.all_reduce(torch.stack([*self.matrices.values()])).cpu()
+        matrices = dict(zip(self.matrices, summed, strict=True))
         result = scores(matrices['confusion']) | matrices
         if 'single' in matrices:
             result['single'] = scores(matrices['single'])

@@ -23,6 +23,7 @@ from eval import evaluate, protocol
 from utils import config, distributed, logger, run_folder, script
 from utils.config import UsageError, UserError
 from utils.optim import doubts, make_optimizer
+from utils.sizes import crop_doubts
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
 LOGGED_IMAGES = 4  # of the validation split, with their predictions
@@ -147,7 +148,7 @@ def check(world, data, val):
         )
     if settings.AMP == 'fp16' and not world.cuda:
         raise UsageError('AMP=fp16 needs a GPU; AMP=bf16 or AMP=off run on a CPU')
-    warnings = doubts() + (data.check() or [])
+    warnings = doubts() + crop_doubts() + (data.check() or [])
     if val:
         if not val.labelled:
             raise UsageError(

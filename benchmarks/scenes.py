@@ -8,7 +8,7 @@
 
 Every run is recipes/shapes.py with another head, or another choice; words such as ITER_MAX=300 are
 in force for all. Its folders are OUT/models and OUT/logdir; what is finished is not run again. A
-table grows row by row, mean and standard deviation over the seeds, in percent:
+table grows row by row: mean and standard deviation over the seeds, in percent.
     local      accuracy of the classes that are told where they are, their mean
     around, elsewhere, pooled
                of the pixels of a pair of classes that got the name of either, the share that got
@@ -29,12 +29,13 @@ from datasets import shapes
 from heads import HEADS
 from utils import run_folder, script
 from utils.config import UsageError, UserError, override
+from utils.files import atomic_write
 from utils.table import table
 
 RECIPE = os.path.join(run_folder.PROJECT, 'recipes', 'shapes.py')
 LOCAL = shapes.MEADOW, shapes.WATER, shapes.TREE, shapes.SUN
 HEAD_NAMES = 'ema', *(name for name in HEADS if name not in ('ladderdensenet', 'setr'))
-ABLATIONS = (  # the choices of the paper's section 4.2, and one basis count for each of its ends
+ABLATIONS = (  # the choices of the paper's section 4.2
     '', 'EM_UPDATE=none', 'EM_UPDATE=learnt', 'EM_NORM=layer', 'EM_NORM=none', 'EM_GRAD=True',
     'EM_BASES=8', 'EM_BASES=64',
 )  # fmt: skip
@@ -48,6 +49,18 @@ class Runs:
         self.out = os.path.abspath(out)
         self.words = words
         self.pool = ThreadPoolExecutor(jobs)
+        self.check_words()
+
+    def check_words(self):
+        """Keep the words, which no name tells, in the folder; UsageError if its runs had others."""
+        path, now = os.path.join(self.out, 'words.txt'), '\n'.join(self.words)
+        if not os.path.isfile(path):
+            with atomic_write(path) as f:
+                f.write(now.encode())
+        with open(path, encoding='utf-8') as f:
+            kept = f.read()
+        if kept != now:
+            raise UsageError(f'{path}: the runs in this folder had other settings; name a new one')
 
     def script(self, file, name, words, log_dir='logdir'):
         """Run train.py or eval.py on the run `name`; UserError, with its last line, if it fails."""
@@ -109,21 +122,21 @@ def cell(values):
 
 
 def head_words(name):
-    """Return the settings of a row of the first table."""
-    return [f'HEAD={name}', *measure.trunk_words(name)]
+    """Return the settings of a row of the first table, none for the recipe's own head."""
+    return [] if name == 'ema' else [f'HEAD={name}', *measure.trunk_words(name)]
 
 
 def compare(runs, rows, seeds):
-    """Run rows {label: settings} and print their table, as it grows and whole."""
+    """Make the runs of rows {label: settings} and print their table as it grows."""
     promised = {label: runs.row(words, seeds) for label, words in rows.items()}
-    lines = []
+    first = 0
     for label, promises in promised.items():
-        runs_of_it = [promise.result() for promise in promises]
-        cells = {}
-        for name in runs_of_it[0]:
-            cells[name] = cell([values[name] for values in runs_of_it])
-        lines.append({'': label} | cells)
-        print(*table(lines[-1:], markdown=True)[2 if lines[1:] else 0 :], sep='\n', flush=True)
+        of_seeds = [promise.result() for promise in promises]
+        cells = {'': label}
+        for name in of_seeds[0]:
+            cells[name] = cell([values[name] for values in of_seeds])
+        print(*table([cells], markdown=True)[first:], sep='\n', flush=True)
+        first = 2  # without the names of the columns
 
 
 def iterations(runs, seeds):
@@ -149,22 +162,24 @@ def main(flags):
     if len(flags.inputs) != 1:
         raise UsageError('name the folder that runs are kept in: python -m benchmarks.scenes OUT')
     override([RECIPE, *flags.settings])
-    runs = Runs(flags.inputs[0], flags.settings, max(1, flags.jobs))
-    if flags.iterations:
-        return iterations(runs, flags.seeds)
-    rows = {choice or 'as it stands': [choice] if choice else [] for choice in ABLATIONS}
-    if not flags.ablations:
-        rows = {name: head_words(name) for name in flags.heads or HEAD_NAMES}
-        if 'ema' in rows:
-            rows['ema'] = []
-    compare(runs, rows, flags.seeds)
+    rows = {name: head_words(name) for name in flags.heads or HEAD_NAMES}
+    if flags.ablations:
+        rows = {choice or 'as it stands': [choice] if choice else [] for choice in ABLATIONS}
+    runs = Runs(flags.inputs[0], flags.settings, flags.jobs)
+    try:
+        if flags.iterations:
+            iterations(runs, flags.seeds)
+        else:
+            compare(runs, rows, flags.seeds)
+    finally:
+        runs.pool.shutdown(cancel_futures=True)
 
 
 def parser():
     parser = script.Parser(__doc__, inputs='OUT')
     parser.add_argument('--heads', nargs='+', choices=HEAD_NAMES, help='some of the heads')
-    parser.add_argument('--seeds', type=int, default=3, help='how many')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument('--seeds', type=measure.at_least_one, default=3, help='how many')
+    parser.add_argument('--jobs', type=measure.at_least_one, default=1, help='runs at a time')
     parser.add_argument('--ablations', action='store_true', help="the EM unit's choices")
     parser.add_argument('--iterations', action='store_true', help='T trained against T tested')
     return parser

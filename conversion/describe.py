@@ -299,7 +299,7 @@ def published(file, told):
     values |= {'HEAD_ARGS': makers.head_args.get(head, {})}
     if family == MXNET:
         values |= gluon.released(head, told.get('N_LAYERS'))
-    if family == MMSEG and told.get('N_LAYERS') in (10, 18, 34):
+    if family == MMSEG and told.get('N_LAYERS') in (18, 34):
         values['FIRST_BLOCK'] = 'once'
     notes = dict(file.notes)
     if 'corners' not in values['HEAD_ARGS']:

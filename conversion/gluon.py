@@ -179,7 +179,7 @@ def new_names(names):
 def released(head, n_layers):
     """Return the settings that networks of MXNetSeg with this head need and no tensor tells."""
     values = dict(PLAIN)
-    if n_layers in (10, 18, 34):
+    if n_layers in (18, 34):
         values['FIRST_BLOCK'] = 'split'
     if head in HEADS:
         values |= HEADS[head].mxnet_settings

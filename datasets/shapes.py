@@ -121,22 +121,21 @@ class Scene:
         wall = stripes(self.rng, 2, 30) + noise(self.rng, 7, -12, 12)
         self.put(mask, BOAT if wet > 0.5 else HUT, paint((110, 130, 150), wall))
 
+    def disc(self, low, high, margin, wider):
+        """Return a mask: radius low to high - 1, along the other axis up to wider - 1 more."""
+        r = self.randint(low, high)
+        y = self.randint(margin, SIZE - margin)
+        x = self.randint(margin, SIZE - margin)
+        return ellipse(self.rng, y, x, r, r + self.randint(0, wider))
+
     def fruit(self, kind):
-        r = self.randint(9, 15)
-        y = self.randint(8, SIZE - 8)
-        x = self.randint(8, SIZE - 8)
-        rx = r + self.randint(0, 5)
-        mask = ellipse(self.rng, y, x, r, rx)
+        mask = self.disc(9, 15, 8, 5)
         peel = noise(self.rng, 3, -30, 30)
         self.put(mask, kind, paint((70, 90, 190), peel))
 
     def stone(self, kind):
         """Draw a stone; what it is bluer or redder by is its kind's 16 and more of its own."""
-        r = self.randint(7, 11)
-        y = self.randint(6, SIZE - 6)
-        x = self.randint(6, SIZE - 6)
-        rx = r + self.randint(0, 4)
-        mask = ellipse(self.rng, y, x, r, rx)
+        mask = self.disc(7, 11, 6, 4)
         blue = self.randint(-24, 25) + self.randint(-24, 25)  # standard deviation 20
         blue += 16 if kind == FLINT else -16
         grains = noise(self.rng, 2, -25, 25)

@@ -13,6 +13,7 @@ from datasets import files, labels, own, recognise
 from datasets.lists import Missing
 from utils.config import UserError
 
+BATCH = 8  # BATCH_SIZE of recipes/own.py
 MOST = 300  # values or colours that are counted; labels with more are no labels
 
 
@@ -30,10 +31,11 @@ def check_table():
             continue
         for listing in listings:
             paths += list((listing.labels or {}).values())
+    paths = sorted(set(paths))  # what nothing divides is train and val
     if not paths:
         return
     print(f'{path} does not exist. From the values of {len(paths):,} labels, to begin with:\n')
-    print('\n'.join(lines_for(sorted(set(paths)))))
+    print('\n'.join(lines_for(paths)))
     hint = recognise.hint(root)
     if hint:
         raise UserError(f'{path}: this class table is missing; {hint}')
@@ -145,9 +147,9 @@ def command(root, sizes):
     """
     sides = sorted(min(size) for size in sizes.elements())
     crop = min(513, max(33, sides[len(sides) // 2] // 8 * 8 + 1))
-    steps = min(30_000, max(1000, 40 * len(sides) // 8 // 100 * 100))
+    steps = min(30_000, max(1000, 40 * len(sides) // BATCH // 100 * 100))
     where = as_argument('DATA_ROOT', os.path.abspath(root))
     words = f'{where} CROP_SIZE={crop} ITER_MAX={steps} ITER_VAL={steps // 10}'
-    if len(sides) < 8:
+    if len(sides) < BATCH:
         words += f' BATCH_SIZE={len(sides)}'
     return f'python train.py recipes/own.py {words}'

@@ -341,6 +341,9 @@ def test_scenes_are_trained_once_and_evaluated(drawn_shapes, tmp_path):
     paths = [tmp_path / 'models' / name / 'final.pth' for name in ('ema_0', 'ema_1')]
     times = [os.stat(path).st_mtime_ns for path in paths]
     assert run(*command).splitlines() == first
+    assert 'words.txt: the runs in this folder had other settings' in run(
+        *command, 'LR=1', status=2
+    )
     assert times == [os.stat(path).st_mtime_ns for path in paths]
 
 

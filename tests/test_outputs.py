@@ -224,7 +224,7 @@ def test_a_target_that_links_to_an_input_is_none(tree):
 
 def test_a_loop_of_links_is_no_endless_loop(tree):
     os.symlink('round', 'round')
-    protect(['round/a.png', 'out/a.png'], INPUTS)
+    assert protect(['round/a.png', 'out/a.png'], INPUTS) is None
 
 
 def on_image(save_dir, split, **values):
@@ -674,9 +674,12 @@ def test_fonts_that_cannot_be_read(monkeypatch, broken):
 def test_charts_of_any_names_warn_of_nothing(names):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        visualize.confusion(np.eye(2), names)
-        visualize.bars([0.5, 0.25], names, names[0])
-        visualize.legend(np.array([[0, 1]]), names, np.zeros((2, 3), np.uint8), 200)
+        charts = [
+            visualize.confusion(np.eye(2), names),
+            visualize.bars([0.5, 0.25], names, names[0]),
+            visualize.legend(np.array([[0, 1]]), names, np.zeros((2, 3), np.uint8), 200),
+        ]
+    assert all(chart.ndim == 3 and chart.std() > 0 for chart in charts)
 
 
 # ------------------------------------------------------------------------------------------------- text from outside

@@ -404,7 +404,7 @@ def labels_of(split):
     return [data.read(i)[1] for i in range(len(data))]
 
 
-def same(found, known):
+def assert_same(found, known):
     assert len(found) == len(known)
     for a, b in zip(found, known):
         np.testing.assert_array_equal(a, b)
@@ -420,7 +420,7 @@ def test_camvid_from_the_address_to_the_loader(server, tmp_path, monkeypatch, ca
     run('camvid')
     assert 'python prepare.py camvid --check' in capsys.readouterr().out
     for split in known:
-        same(labels_of(split), known[split])
+        assert_same(labels_of(split), known[split])
     count = len(server.asked)
     run('camvid')
     assert len(server.asked) == count
@@ -443,7 +443,7 @@ def test_archive_put_there_by_hand_is_used(server, tmp_path, monkeypatch):
     assert [path for path, _ in server.asked] == [
         '/release_test.zip'
     ]  # not there either, but optional
-    same(labels_of('val'), known['val'])
+    assert_same(labels_of('val'), known['val'])
 
 
 def test_archive_by_hand_with_a_wrong_checksum_stays(tmp_path):
@@ -474,14 +474,14 @@ def test_cityscapes_takes_an_account(tmp_path, capsys):
     (tmp_path / 'gtFine_trainvaltest.zip').write_bytes(packed(made, 'gtFine'))
     run('cityscapes')
     assert 'not needed' in capsys.readouterr().out
-    same(labels_of('train'), known['train'])
+    assert_same(labels_of('train'), known['train'])
     (tmp_path / 'cityscapes' / 'leftImg8bit_trainextra.zip').write_bytes(
         packed(made, 'leftImg8bit/train_extra')
     )
     (tmp_path / 'cityscapes' / 'gtCoarse.zip').write_bytes(packed(made, 'gtCoarse'))
     run('cityscapes')
-    same(labels_of('train_extra'), known['train_extra'])
-    same(labels_of('train'), known['train'])
+    assert_same(labels_of('train_extra'), known['train_extra'])
+    assert_same(labels_of('train'), known['train'])
 
 
 def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
@@ -508,7 +508,7 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
     run('coco_panoptic')
     for split in known:
         assert os.path.isdir(tmp_path / 'new' / 'coco' / f'panoptic_stuff_{split}2017')
-        same(
+        assert_same(
             [
                 np.asarray(Image.open(p))
                 for p in sorted(
@@ -517,7 +517,7 @@ def test_coco_panoptic_with_its_nested_archives(server, tmp_path, monkeypatch):
             ],
             known[split],
         )
-        same(labels_of(split), known[split])
+        assert_same(labels_of(split), known[split])
 
 
 def test_weights(server, tmp_path, monkeypatch, capsys):
@@ -597,17 +597,17 @@ def test_trainaug(tmp_path):
         0,
         0,
     ]
-    same(
+    assert_same(
         [np.asarray(labels[n]) for n in train], known['train']
     )  # VOC's own, though SBD has one of them too
-    same(
+    assert_same(
         [np.asarray(labels[f'2008_{i:06d}']) for i in (90, 91)],
         [ids_of('voc', i, 21) for i in (90, 91)],
     )
-    same(labels_of('trainaug'), before)
+    assert_same(labels_of('trainaug'), before)
     os.unlink(root / 'ImageSets' / 'Segmentation' / 'trainaug.txt')
     convert.trainaug(str(root), len(before))  # the list alone is made again
-    same(labels_of('trainaug'), before)
+    assert_same(labels_of('trainaug'), before)
 
 
 def test_trainaug_without_sbd(tmp_path):
@@ -621,12 +621,12 @@ def test_context(tmp_path):
     known = stand_in('pascal_context', tmp_path)
     folder = tmp_path / 'VOCdevkit' / 'VOC2010' / 'SegmentationClassContext'
     convert.context(str(folder.parent))
-    same(
+    assert_same(
         [np.asarray(Image.open(p)) for p in sorted(folder.iterdir())],
         [np.where(ids == 255, 0, ids + 1) for ids in known['train'] + known['val']],
     )
     for split in known:
-        same(labels_of(split), known[split])
+        assert_same(labels_of(split), known[split])
 
 
 @pytest.mark.parametrize('how', ('broken file', 'missing file', 'Ctrl-C'))
@@ -757,13 +757,13 @@ def test_coco_voc_from_instances(tmp_path):
     known = {split: write_instances(root, split) for split in ('train', 'val')}
     run('coco_voc')
     for split, labels in known.items():
-        same(
+        assert_same(
             [np.asarray(Image.open(p)) for p in sorted((root / f'coco_voc_{split}2017').iterdir())],
             labels,
         )
     assert (root / 'coco_voc_train2017.txt').read_text() == f'{0:012d}\n'
-    same(labels_of('val'), known['val'])
-    same(labels_of('train'), known['train'][:1])
+    assert_same(labels_of('val'), known['val'])
+    assert_same(labels_of('train'), known['train'][:1])
 
 
 def test_coco_voc_from_coco_stuff(tmp_path):
@@ -855,14 +855,14 @@ def test_nyuv2(tmp_path):
         'train.txt',
         'val.txt',
     ]
-    same(
+    assert_same(
         [np.asarray(Image.open(root / 'labels40' / f'{i:04d}.png')) for i in range(1, 6)],
         [np.where(i == 255, 0, i + 1) for i in ids],
     )
     for split, numbers in (('train', (0, 1, 4)), ('val', (2, 3))):
         data = dataset.Dataset(split, train=False)
-        same([data.read(i)[0] for i in range(len(data))], [images[n] for n in numbers])
-        same(labels_of(split), [ids[n] for n in numbers])
+        assert_same([data.read(i)[0] for i in range(len(data))], [images[n] for n in numbers])
+        assert_same(labels_of(split), [ids[n] for n in numbers])
     for name in ('labels40.mat', 'nyu_depth_v2_labeled.mat'):
         (root / name).unlink()
     run('nyuv2')  # they are not needed any more
@@ -1039,7 +1039,7 @@ def test_cache(tmp_path, capsys):
     run('camvid', '--cache')
     assert 'the pixels of 4 pairs are stored in ' + root in capsys.readouterr().out
     assert dataset.Dataset('train', train=False).cached
-    same(labels_of('train'), before)
+    assert_same(labels_of('train'), before)
 
 
 # ------------------------------------------------------------------------------------------------------------- the script

@@ -890,7 +890,7 @@ def test_ordinary_pictures_are_not_opened_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, 'open_picture', lambda path: 1 / 0)
     for form in ('PNG', 'JPEG'):
         (tmp_path / 'a').write_bytes(saved(RGB, form))
-        read_image(str(tmp_path / 'a'))
+        assert read_image(str(tmp_path / 'a')).shape == RGB.shape
 
 
 def panoptic(folder, change):

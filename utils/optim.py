@@ -3,8 +3,6 @@
 import torch
 
 import settings
-from utils import config
-from utils.sizes import fitting
 
 
 def make_optimizer(net, fused=True):
@@ -20,7 +18,7 @@ def make_optimizer(net, fused=True):
 
 
 def doubts():
-    """Return a sentence for each choice that is allowed and seldom meant."""
+    """Return a sentence for each choice of optimiser and rate that is allowed and seldom meant."""
     sentences = []
     is_adam = settings.OPTIMIZER in ('adam', 'adamw')
     if is_adam and settings.LR > 3e-3:
@@ -44,23 +42,7 @@ def doubts():
             f'LR_POLICY = {steps}: the rate never falls at {steps[-1]}, '
             f'because ITER_MAX = {settings.ITER_MAX}'
         )
-    if settings.TEST_CROP is None and settings.UPSAMPLE != 'crop' and settings.TRUNK == 'resnet':
-        sentences += doubts_of_crop()
     return sentences
-
-
-def doubts_of_crop():
-    """Return a sentence if logits lie elsewhere in training crops than in whole images, or []."""
-    sides = config.sides(settings.CROP_SIZE)
-    fit = tuple(fitting(n, settings.UPSAMPLE, settings.STRIDE) for n in sides)
-    if fit == sides:
-        return []
-    size = fit[0] if fit[0] == fit[1] else f'"{fit}"'
-    return [
-        f'CROP_SIZE = {settings.CROP_SIZE}: logits lie elsewhere in the crops than in evaluation, '
-        f'which pads images to what fits STRIDE = {settings.STRIDE}; use CROP_SIZE={size}, '
-        'or test in windows: TEST_CROP=CROP_SIZE'
-    ]
 
 
 def param_groups(net):
