@@ -16,6 +16,9 @@ import os
 import re
 import signal
 
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a word
+
 import dataset
 import settings
 from conversion.sentences import as_argument
@@ -33,7 +36,7 @@ from preparation.sources import (
     deep_stem_url,
     plain_stem_url,
 )
-from utils import config, script
+from utils import config, quiet, script
 from utils.config import UsageError, UserError
 from utils.table import table as text_table
 
@@ -226,7 +229,16 @@ def parser():
     return words
 
 
+def stop(number, frame):
+    """Raise KeyboardInterrupt once: half-written folders are then removed, undisturbed."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    quiet.tell('stopping, cleaning up')
+    raise KeyboardInterrupt
+
+
 if __name__ == '__main__':
-    # so that half-written folders are removed
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup, or a shell's &, has it
+            signal.signal(number, stop)
     script.run(main, parser())

@@ -163,7 +163,7 @@ def check_single(path, count):
     """Raise UserError if the file of an image with a label holds several pictures."""
     if count > 1:
         raise UserError(
-            f'{path}: this file holds {count} pictures; save the one of the label by itself'
+            f'{path}: this image file holds {count} pictures; save the one to use by itself'
         )
 
 

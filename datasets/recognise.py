@@ -4,14 +4,14 @@ recognise(root)    [(source, file)]: what prepare.py folder --from SOURCE reads,
 hint(root)         the same as a sentence, or ''
 """
 
-import glob
 import os
 import re
 import shlex
 
 from datasets.layouts import IMAGES, find_files, with_endings
 
-LABEL_FOLDERS = ('labels', 'masks', 'annotations')  # names that people give them
+IMAGE_FOLDERS = ('images', 'image')  # names that people give them, in any capitals
+LABEL_FOLDERS = ('labels', 'masks', 'annotations', 'label', 'mask', 'annotation')
 SPLIT_NAMES = {  # other names of the folders of a split
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation'),
@@ -31,7 +31,10 @@ WHAT = {  # what a file is, in words
     'rle': 'holds run lengths, as on Kaggle',
     'binary': 'is a mask, in a format that is no label',
 }
-RUNS = 'encodedpixels', 'rle', 'rlemask', 'runlengths', 'segmentation', 'annotation'  # columns
+RUNS = (  # columns
+    'encodedpixels', 'rle', 'rlemask', 'runlengths', 'encoding', 'segmentation', 'annotation',
+    'pixels', 'mask',
+)  # fmt: skip
 
 
 def recognise(root):
@@ -55,10 +58,27 @@ def recognise(root):
 
 def mask_folders(root):
     """Return the folders at `root` that would hold masks, by their names."""
-    paths = set()
-    for pattern in ('masks', 'masks/*', '*/masks', '*_masks'):
-        paths.update(glob.glob(os.path.join(glob.escape(root), pattern)))
-    return sorted(path for path in paths if os.path.isdir(path))
+    name = re.compile('masks?(/[^/]+)?|[^/]+/masks?|[^/]+_masks?')
+    return sorted(path for key, path in folders_below(root).items() if name.fullmatch(key))
+
+
+def folders_below(root):
+    """Return {name in small letters: path} of the folders in a folder, and of those in them."""
+    folders = {}
+    for folder in [root, *folders_in(root)]:
+        for path in folders_in(folder):
+            key = os.path.relpath(path, root).replace(os.sep, '/').lower()
+            folders.setdefault(key, path)
+    return folders
+
+
+def folders_in(folder):
+    """Return the sorted paths of the folders in a folder; [] if it cannot be read."""
+    try:
+        with os.scandir(folder) as items:
+            return sorted(one.path for one in items if one.is_dir() and one.name[0] != '.')
+    except OSError:
+        return []
 
 
 def near_files(root):
@@ -88,6 +108,8 @@ def source_of(path):
         return 'cvat'
     if name == '_classes.csv':
         return 'roboflow'
+    if name == 'obj.names':
+        return 'yolo'
     if name.startswith('SegmentationClass'):
         return 'voc'
     if name.startswith('task-') and '-annotation-' in name:
@@ -99,8 +121,9 @@ def source_of(path):
     if ending == '.json':
         return source_of_json(text + last_text(path))
     if ending == '.csv':
-        columns = [plain(word) for word in text.split('\n', 1)[0].split(',')]
-        has_runs = re.search(r'(^|,)"?\d+ \d+( \d+ \d+)*"?\s*(,|$)', text, re.MULTILINE)
+        head = text.split('\n', 1)[0]
+        columns = [plain(word) for word in head.split(delimiter(head))]
+        has_runs = re.search(r'(^|[,;\t])"?\d+ \d+( \d+ \d+)*"?\s*([,;\t]|$)', text, re.MULTILINE)
         return 'rle' if has_runs and set(columns) & set(RUNS) else None
     is_yolo = any(line.startswith('names:') for line in text.splitlines())
     return 'yolo' if is_yolo else None
@@ -136,16 +159,26 @@ def last_text(path):
         return ''
 
 
+def delimiter(head):
+    """Return what separates the columns of a CSV file, by its first line."""
+    return max(',;\t', key=head.count)
+
+
 def plain(word):
     """Return the name of a column in small letters, without blanks, quotes and _."""
     return word.strip().strip('"\'').lower().replace('_', '').replace(' ', '')
 
 
-def hint(root):
-    """Return what the files of a folder are, and the command that reads them, or ''."""
+def hint(root, tried=()):
+    """Return what the files of a folder are, and the command that reads them, or ''.
+
+    tried  sources that are not worth a second try
+    """
     command = f'python prepare.py folder --root {shlex.quote(root)} --from'
     sentences = []
     for source, path in recognise(root):
+        if source in tried:
+            continue
         name = os.path.relpath(path, root)
         sentences.append(f'{name} {WHAT[source]}: {command} {source}')
     return '; '.join(sentences)

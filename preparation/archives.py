@@ -87,21 +87,29 @@ def add(source, target):
 
     UserError, before the first file is moved, if another file of one name is there.
     """
-    check_free(source, target)
+    refuse_taken(source, target)
     merge(source, target)
 
 
-def check_free(source, target):
+def refuse_taken(source, target):
     """Raise UserError if a file of `source` has the name of another one in `target`."""
+    path = taken(source, target)
+    if path:
+        raise UserError(
+            f'{path}: this file is there, and another one would be written in its place; move it '
+            'away and give the same command again'
+        )
+
+
+def taken(source, target):
+    """Return the path of a file in `target` that has the name of another one in `source`, or ''."""
     for folder, _, names in os.walk(source):
-        for name in names:
+        for name in sorted(names):
             path = os.path.join(target, os.path.relpath(folder, source), name)
             is_same = os.path.isfile(path) and filecmp.cmp(os.path.join(folder, name), path, False)
             if os.path.lexists(path) and not is_same:
-                raise UserError(
-                    f'{os.path.normpath(path)}: this file is there, and another one would be '
-                    'written in its place; move it away and give the same command again'
-                )
+                return os.path.normpath(path)
+    return ''
 
 
 def unpack(path, folder, holds):

@@ -7,6 +7,8 @@ there is replaced. Train ids are written, 0 being the background, void 255.
 """
 
 import collections
+import contextlib
+import filecmp
 import functools
 import os
 import re
@@ -16,9 +18,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import dataset
-from datasets import files, labels, pictures
+from datasets import files, labels, own, pictures
 from datasets.layouts import bare_name
-from datasets.lists import CONTROL, share
+from datasets.lists import CONTROL, read_list, share
 from datasets.recognise import SPLIT_NAMES
 from preparation import archives, lookup
 from preparation.convert import save_png, write_lines
@@ -82,24 +84,89 @@ def convert(root, read):
     source = read(root)
     if not source.samples:
         raise UserError(f'{root}: there are no images with labels; is this the folder?')
+    if not source.names:
+        raise UserError(f'{root}: no class is named; all labels are void')
     if len(source.names) > LIMIT:
         raise UserError(f'{root}: {len(source.names)} classes; there may be {LIMIT}')
     colours = source.colours or voc_colours(len(source.names))
     samples = divide(with_names(root, one_split(source.samples)))
     with archives.staging(root) as work:
         made, table = os.path.join(work, 'made'), os.path.join(work, 'table')
+        write_table(os.path.join(table, 'classes.txt'), source.names, colours)
+        check_free(root, samples, archives.taken(table, root) or taken(root, samples))
+        check_free(root, samples, first_label(root, samples, os.path.join(work, 'one'), colours))
         written, notes = write_samples(root, samples, made, colours)
         if source.judge:
             source.judge(notes)
         write_lists(samples, written, made)
-        write_table(os.path.join(table, 'classes.txt'), source.names, colours)
-        for part in (table, made):
-            archives.check_free(part, root)
+        check_free(root, samples, archives.taken(made, root))
         for part in (made, table):  # the table comes last: nothing trains without it
             archives.merge(part, root)
     if source.names[0] != 'background':
         notes.pop(NOTHING, None)
     print('\n'.join(source.lines + describe(notes) + summary(root, samples, source.names, written)))
+
+
+# ------------------------------------------------------------------------- what is there already
+
+
+def check_free(root, samples, path):
+    """Raise UserError about a file in whose place another one would be written, if there is one.
+
+    It names all that is in the way of the files of Samples.
+    """
+    if not path:
+        return
+    table = os.path.join(root, 'classes.txt')
+    if path == table and own.listed_names(table):
+        raise UserError(
+            f'{path}: this is a list of names, where the class table goes; rename it to names.txt '
+            '(labels.txt, which labelme reads) and give the same command again'
+        )
+    names = [os.path.relpath(path, root)]
+    lists = sorted({f'{sample.split}.txt' for sample in samples})
+    for name in ('classes.txt', *lists):
+        if name not in names and os.path.lexists(os.path.join(root, name)):
+            names.append(name)
+    labels = [name for name in map(label_of, samples) if os.path.lexists(os.path.join(root, name))]
+    if labels:
+        names.append(f'labels/ ({len(labels):,} of the files there)')
+    raise UserError(
+        f'{path}: this file is there, and another one would be written in its place; move away '
+        f'{", ".join(names)}, and give the same command again'
+    )
+
+
+def label_of(sample):
+    return os.path.join('labels', sample.name + '.png')
+
+
+def taken(root, samples):
+    """Return the path of a list or picture in whose place another one would be written, or ''."""
+    labels = {}
+    for sample in samples:
+        labels.setdefault(sample.split, set()).add(label_of(sample))
+    for split, names in labels.items():
+        path = os.path.join(root, f'{split}.txt')
+        lines = read_list(path) if os.path.lexists(path) else []
+        if lines and {line.rpartition('\t')[2] for line in lines} != names:
+            return path
+    for sample in samples:
+        ending = os.path.splitext(sample.image)[1]
+        path = os.path.join(root, 'images', sample.name + ending)
+        is_placed = not sample.content and not inside_images(root, sample.image)
+        if is_placed and os.path.isfile(path) and not filecmp.cmp(sample.image, path, False):
+            return path
+    return ''
+
+
+def first_label(root, samples, folder, colours):
+    """Draw, in `folder`, the first label whose place is taken; return its path if it differs."""
+    for i, sample in enumerate(samples):
+        if os.path.lexists(os.path.join(root, label_of(sample))):
+            write_sample(samples, root, folder, colours, i)
+            return archives.taken(os.path.join(folder, 'labels'), os.path.join(root, 'labels'))
+    return ''
 
 
 def describe(notes):
@@ -116,10 +183,12 @@ def summary(root, samples, names, written):
     splits = ', '.join(f'{split} {count:,}' for split, count in sorted(counts.items()))
     pairs = zip(samples, written, strict=True)
     sizes = collections.Counter(one.size for sample, one in pairs if sample.split == 'train')
+    lines = [] if counts['val'] else [f'{len(samples)} picture: there is none to validate on']
     return [
+        *lines,
         f'{root}: {len(samples):,} images with labels ({splits}); classes: {", ".join(names)}',
         f'Next: python prepare.py folder --root {shlex.quote(root)} --check',
-        f'then: {command(root, sizes)}',
+        f'then: {command(root, sizes, counts["val"] > 0)}',
     ]
 
 
@@ -159,8 +228,8 @@ def target_of(path, split):
     """Return where below images/ a picture goes whose path in the source is `path`."""
     folders = [part for part in path.split('/')[:-1] if part != 'images']
     if split:
-        own = '|'.join(SPLIT_NAMES[split])
-        if folders and re.fullmatch(rf'({own})(_images|\d{{4}})?', folders[0]):
+        names = '|'.join(SPLIT_NAMES[split])
+        if folders and re.fullmatch(rf'({names})(_images|\d{{4}})?', folders[0]):
             folders = folders[1:]
         folders = [split, *folders]
     return '/'.join([*folders, path.rpartition('/')[2]])
@@ -206,10 +275,11 @@ def write_samples(root, samples, folder, colours):
     """Write the labels of Samples and the pictures that need a place; return Written and notes."""
     task = functools.partial(write_sample, samples, root, folder, colours)
     written, notes = [], {}
-    for one in dataset.parallel_map(task, range(len(samples)), 'labels'):
-        for note in one.notes:
-            notes.setdefault(note, []).append(samples[len(written)].image)
-        written.append(one)
+    with contextlib.closing(dataset.parallel_map(task, range(len(samples)), 'labels')) as done:
+        for one in done:
+            for note in one.notes:
+                notes.setdefault(note, []).append(samples[len(written)].image)
+            written.append(one)
     return written, notes
 
 
@@ -221,6 +291,7 @@ def write_sample(samples, root, folder, colours, index):
     if sample.content or not inside_images(root, path):
         image = os.path.join('images', sample.name + ending)
         path = place(sample, os.path.join(folder, image))
+    pictures.check_single(sample.image, pictures.count(path))
     size, orientation = size_of(path)
     label, notes = draw(sample, path, size, orientation)
     if notes[:1] == [TURNED]:
@@ -229,7 +300,7 @@ def write_sample(samples, root, folder, colours, index):
         if path != sample.image:
             os.unlink(path)
         write_png(os.path.join(folder, image), turned)
-    target = os.path.join('labels', sample.name + '.png')
+    target = label_of(sample)
     write_png(os.path.join(folder, target), label, colours)
     if not label.any():
         notes = [*notes, NOTHING]

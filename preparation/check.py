@@ -10,7 +10,7 @@ import numpy as np
 import dataset
 import loss
 import settings
-from datasets import files, layouts, table
+from datasets import files, layouts, own, table
 from preparation import propose
 from utils import script
 from utils.config import UsageError, UserError
@@ -75,7 +75,8 @@ def splits_there(names):
             yield data, missing, None
         count += 1
     if not count:
-        raise UserError(f'{root}: none of {", ".join(wanted)} is there: {entry.get}')
+        here = f'; {own.contents(root)}' if settings.DATASET == 'folder' else ''
+        raise UserError(f'{root}: none of {", ".join(wanted)} is there: {entry.get}{here}')
 
 
 def incomplete_splits(name):
@@ -130,9 +131,22 @@ def check(splits):
             f'{disagreements[0]}'
         )
     state = 'what is there is in order'
+    if settings.DATASET == 'folder' and not splits and not has_val():
+        state += (
+            ', but there is no split val, which training asks for: list some pictures in val.txt '
+            'or put them into images/val/ and labels/val/, or train with ITER_VAL=0'
+        )
     if incomplete:
         state += f', but it is not all: {", ".join(incomplete)}'
     print(f'\n{settings.DATASET}: {state}')
+
+
+def has_val():
+    """Tell whether there are pictures to validate on."""
+    try:
+        return len(open_split('val')[0]) > 0
+    except (Absent, UserError):
+        return False
 
 
 # ------------------------------------------------------------------------------------ one split
@@ -315,7 +329,7 @@ def print_unknown(data, unknown):
 def print_fitting(data, totals):
     """Print settings that fit one's own images to train on."""
     if settings.DATASET == 'folder' and data.split == 'train':
-        words = propose.command(settings.DATA_ROOT, totals.sizes)
+        words = propose.command(settings.DATA_ROOT, totals.sizes, has_val())
         if data.channels != 3:
             for name, numbers in zip(('MEAN', 'STD'), totals.moments(), strict=True):
                 words += f' {name}=' + ','.join(f'{number:.4f}' for number in numbers)

@@ -27,6 +27,8 @@ def read(root):
         contents[path] = lookup.read_json(path)
         with reading(path):
             placed[path] = place(contents[path], path, root, pictures)
+        if not placed[path]:
+            del contents[path]
     used = set()
     for path, content in contents.items():
         with reading(path):
@@ -41,7 +43,7 @@ def read(root):
     lines = []
     for kind, count in sorted(ignored.items()):
         lines.append(f'{count:,} shapes are a {kind}, which has no inside: not drawn')
-    return Source(samples, names.names, lines + pictures.unused())
+    return Source(samples, names.names, lines + pictures.lines())
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ def kind_of(shape):
 
 
 def place(content, path, root, pictures):
-    """Return the Sample of a labelme file, without what draws it.
+    """Return the Sample of a labelme file, without what draws it; None if its picture is gone.
 
     The picture that the file itself holds, which is large, is taken out of the content.
     """
@@ -97,10 +99,14 @@ def place(content, path, root, pictures):
     size = None if None in size else (int(size[0]), int(size[1]))
     try:
         image = pictures.find(name, path, folder, split, stored)
-    except UserError:
+    except UserError as e:
+        if not stored and isinstance(e, lookup.Gone):
+            pictures.gone.append(e)
+            return None
         if not stored:
             raise
         image = os.path.splitext(path)[0] + ('.png' if stored[:4] == b'\x89PNG' else '.jpg')
+        pictures.owners[image] = name, path
         return Sample(image, split, path, None, size, content=functools.partial(read_data, path))
     return Sample(image, split, path, None, size)
 
@@ -135,7 +141,8 @@ def as_mark(shape, value, path):
     points = np.array(shape['points'], float).reshape(-1, 2)
     if not np.isfinite(points).all():
         raise ValueError('a point that is no number')
-    if kind in ('polygon', 'oriented_rectangle'):
+    has_corners = kind == 'rectangle' and len(points) == 4  # of later versions and other tools
+    if kind in ('polygon', 'oriented_rectangle') or has_corners:
         return marks.Mark(value, 'polygons', [points])
     if kind == 'circle':  # its centre and a point on it
         (x, y), edge = points

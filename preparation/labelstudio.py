@@ -31,15 +31,17 @@ def read(root):
             f'{root}: the names of masks such as {os.path.basename(next(iter(masks.values()))[0])} '
             'say the task, not the picture; export JSON, too, and put it there'
         )
-    names, pictures = Names('background'), lookup.Pictures(root)
+    names, pictures = Names('background'), lookup.Pictures(root, uploaded)
     samples, unlabelled, ignored = [], 0, collections.Counter()
     for path in jsons:
         content = lookup.read_json(path)
         try:
             for task in content:
                 sample = read_task(task, path, root, masks, pictures, names, ignored)
-                samples += [sample] if sample else []
-                unlabelled += sample is None
+                if sample is None:
+                    unlabelled += 1
+                elif sample.image:
+                    samples.append(sample)
         except lookup.BROKEN as e:
             raise UserError(
                 f'{path}: this is no export of Label Studio, or only part of one '
@@ -50,7 +52,7 @@ def read(root):
         lines.append(f'{unlabelled:,} tasks are not labelled, and left out')
     for kind, count in sorted(ignored.items()):
         lines.append(f'{count:,} regions are a {kind} without a label of an area: not drawn')
-    return Source(samples, names.names, lines + pictures.unused())
+    return Source(samples, names.names, lines + pictures.lines())
 
 
 def find_masks(root):
@@ -70,7 +72,10 @@ def order(path):
 
 
 def read_task(task, path, root, masks, pictures, names, ignored):
-    """Return the Sample of a task, or None if it is not labelled; regions without a label count."""
+    """Return the Sample of a task, or None if it is not labelled; regions without a label count.
+
+    Its image is None if there is no such file.
+    """
     data = task.get('data', task)
     url = data.get('image') or next((one for one in data.values() if is_picture(one)), None)
     if not isinstance(url, str):
@@ -99,8 +104,14 @@ def read_task(task, path, root, masks, pictures, names, ignored):
     if task['id'] in masks:
         layers = [(names.add(label_of(file, areas)), file) for file in masks[task['id']]]
         draw = functools.partial(draw_layers, layers=layers)
-    image = pictures.find(picture_of(url, pictures), path)
-    return Sample(image, lookup.split_of(os.path.dirname(image), root), path, draw, size)
+    image = pictures.get(picture_of(url, pictures), path)
+    return Sample(image, lookup.split_of(os.path.dirname(image or root), root), path, draw, size)
+
+
+def uploaded(name):
+    """Return what a file's name and the one after its upload, which has no blanks, share."""
+    name = urllib.parse.unquote(name).strip().replace(' ', '_')
+    return lookup.fold(re.sub(r'[^-\w.]', '', name))
 
 
 def is_picture(value):
@@ -158,7 +169,11 @@ def as_mark(one, train_id):
     if 'points' in value:
         points = np.array(value['points'], float).reshape(-1, 2) * (w / 100, h / 100)
         return marks.Mark(train_id, 'polygons', [points])
-    x, y, angle = value['x'] * w / 100, value['y'] * h / 100, value.get('rotation') or 0
+    x, y, angle = (
+        value['x'] * w / 100,
+        value['y'] * h / 100,
+        value.get('rotation', one.get('rotation')) or 0,
+    )
     if 'radiusX' in value:
         radii = value['radiusX'] * w / 100, value['radiusY'] * h / 100
         return marks.Mark(train_id, 'ellipse', (x, y, *radii, angle))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from datasets import files, layouts, own, pictures, recognise
+from preparation import lookup
 from preparation.assemble import Sample, Source
 from preparation.masks import mask_size
 from utils.config import UserError
@@ -27,34 +28,53 @@ def binary(root):
     """Return the Source of masks of two levels, in folders as DATASET=folder has them.
 
     What is 0 (or black, or transparent) is background. A mask may be of 1 bit, 0 and 1, 0 and 255,
-    grey, in one colour, with alpha, a GIF or a JPEG.
+    grey, in one colour, with alpha, a GIF or a JPEG. Folders may also be of cases, as of splits.
     """
-    samples, seen = [], set()
-    words = sorted(recognise.LABEL_FOLDERS, key=lambda word: word == 'labels')
-    for split in recognise.SPLIT_NAMES:
-        image_dir, label_dir, is_split = own.folders(root, split, words, ENDINGS)
+    samples, lines = read_folders(root, recognise.SPLIT_NAMES)
+    if not samples:
+        below = recognise.folders_below(root).values()
+        samples, lines = read_folders(root, sorted({os.path.basename(path) for path in below}))
+    if not samples:
+        labels = os.path.join(root, 'labels')
+        if lookup.walk(labels, ENDINGS):
+            raise UserError(
+                f'{labels}: the new labels go there; rename it to masks and give the same command '
+                'again'
+            )
+        raise UserError(
+            f'{root}: there are no images with masks: images/ and masks/ with files of one name, '
+            f'or images with NAME_mask beside them; {own.contents(root)}'
+        )
+    return Source(samples, ['background', 'foreground'], lines, judge=judge)
+
+
+def read_folders(root, parts):
+    """Return the Samples of the folders of splits or cases, and lines about what they lack.
+
+    labels/ is where the new labels go.
+    """
+    samples, lines, seen = [], [], set()
+    for part in parts:
+        image_dir, label_dir, is_part = own.folders(
+            root, part, recognise.LABEL_FOLDERS, ENDINGS, skip='labels'
+        )
         if (image_dir, label_dir) in seen or not os.path.isdir(image_dir):
             continue
         seen.add((image_dir, label_dir))
         images, masks = own.find_pairs(image_dir, label_dir, ENDINGS)
-        if os.path.relpath(label_dir, root).split(os.sep)[0] == 'labels' and masks:
-            raise UserError(
-                f'{os.path.join(root, "labels")}: the new labels go there; rename it to masks and '
-                'give the same command again'
-            )
-        if split == 'test' and not masks:
+        is_split = is_part and part in recognise.SPLIT_NAMES
+        if not masks:
+            if images and is_split and part != 'test':
+                lines.append(f'warning: the {len(images):,} images in {image_dir} have no masks')
             continue
-        for name in sorted({*images, *masks}):
-            if name not in images or name not in masks:
-                raise UserError(
-                    f'{os.path.join(image_dir if name in masks else label_dir, name)}: this file '
-                    'is missing; an image and its mask have one name'
-                )
+        names, of_part = lookup.pairs(images, masks, image_dir, label_dir)
+        lines += of_part
+        for name in names:
             mask = masks[name]
             draw = functools.partial(read, path=mask)
-            part = split if is_split else ''
-            samples.append(Sample(images[name], part, mask, draw, mask_size(mask), False))
-    return Source(samples, ['background', 'foreground'], [], judge=judge)
+            split = part if is_split else ''
+            samples.append(Sample(images[name], split, mask, draw, mask_size(mask), False))
+    return samples, lines
 
 
 def read(size, path):

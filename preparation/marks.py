@@ -80,8 +80,10 @@ def disc(label, data, value):
 
 def ellipse(label, data, value):
     """Fill an ellipse: data is (x, y, radius in x, radius in y, degrees clockwise)."""
-    if not np.isfinite(data).all() or min(data[2:4]) <= 0:
+    if not np.isfinite(data).all() or min(data[2:4]) < 0:
         raise ValueError('an ellipse without a size')
+    if min(data[2:4]) == 0:
+        return EMPTY
     x, y, radius_x, radius_y, degrees = data
     rows, columns = np.mgrid[: label.shape[0], : label.shape[1]] + 0.5
     angle = np.deg2rad(degrees)

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import glob
 import os
 
 import numpy as np
@@ -21,24 +22,57 @@ def voc(root):
     CVAT's "Segmentation mask 1.1" and labelme2voc.py write the first two. The lists train.txt and
     val.txt in ImageSets/Segmentation/ divide the pictures.
     """
-    folder = layouts.first(root, 'SegmentationClassPNG', 'SegmentationClass')
-    if not os.path.isdir(folder):
-        raise UserError(f'{folder}: there is no such folder; is {root} what was exported?')
-    path = os.path.join(root, 'labelmap.txt')
-    colours, by_value, names = class_colours(root, path)
-    splits = lists_of(root)
-    photos, samples = lookup.Pictures(root), []
+    folder = mask_folder(root)
+    base = os.path.dirname(folder)
+    path = os.path.join(base, 'labelmap.txt')
+    colours, by_value, names = class_colours(base, path)
+    splits = lists_of(base)
+    is_divided = {'train', 'val'} <= set(splits.values())
+    photos, samples, unlisted = lookup.Pictures(root), [], 0
     is_cvat = os.path.isfile(path)
     for mask in lookup.walk(folder, layouts.LABELS[:-1]):
         name = os.path.splitext(os.path.relpath(mask, folder))[0].replace(os.sep, '/')
-        image = photos.find(name, mask)
+        split = splits.get(list_key(name)) or splits.get(list_key(os.path.basename(name)), '')
+        if is_divided and not split:
+            unlisted += 1
+            continue
+        image = photos.get(name, mask)
+        if not image:
+            continue
         draw = functools.partial(read_colours, path=mask, colours=colours, by_value=by_value)
-        samples.append(Sample(image, splits.get(name, ''), mask, draw, mask_size(mask), is_cvat))
+        samples.append(Sample(image, split, mask, draw, mask_size(mask), is_cvat))
     shown = [(0, 0, 0)] * len(names.names)
     for colour, train_id in reversed(colours.items()):
         if train_id < len(shown):
             shown[train_id] = colour
-    return Source(samples, names.names, photos.unused(), shown)
+    lines = photos.lines()
+    if unlisted and not samples:
+        raise UserError(
+            f'{base}: the lists in ImageSets/Segmentation/ name none of the {unlisted:,} masks in '
+            f'{os.path.basename(folder)}/, such as {name}; mend the lists or move them away'
+        )
+    if unlisted:
+        lines.append(f'{unlisted:,} masks are in no list of ImageSets/, and left out')
+    return Source(samples, names.names, lines, shown)
+
+
+def mask_folder(root):
+    """Return the folder of the masks, in `root` or as VOCdevkit has it one or two levels down."""
+    folder = layouts.first(root, 'SegmentationClassPNG', 'SegmentationClass')
+    if os.path.isdir(folder):
+        return folder
+    bases = set()
+    for pattern in ('*/SegmentationClass*/', '*/*/SegmentationClass*/'):
+        for path in glob.glob(pattern, root_dir=root):
+            bases.add(os.path.join(root, os.path.dirname(path.rstrip(os.sep))))
+    if not bases:
+        raise UserError(
+            f'{folder}: there is no such folder; {lookup.other_source(root, "voc", "cvat")}'
+        )
+    bases = sorted(bases)
+    if len(bases) > 1:
+        raise UserError(f'{root}: masks in {bases[0]} and {bases[1]}; give one of them as --root')
+    return layouts.first(bases[0], 'SegmentationClassPNG', 'SegmentationClass')
 
 
 def class_colours(root, path):
@@ -94,14 +128,20 @@ def read_labelmap(path):
 
 
 def lists_of(root):
-    """Return {name: split} of the lists in ImageSets/Segmentation/ that are named after a split."""
+    """Return {list_key(name): split} of the lists in ImageSets/Segmentation/, named by split."""
     folder, splits = os.path.join(root, 'ImageSets', 'Segmentation'), {}
     for path in lookup.walk(folder, ('.txt',)):
         word = os.path.splitext(os.path.basename(path))[0].lower()
         for split, words in recognise.SPLIT_NAMES.items():
             if word in words:
-                splits |= dict.fromkeys(layouts.read_list(path), split)
+                splits |= dict.fromkeys(map(list_key, layouts.read_list(path)), split)
     return splits
+
+
+def list_key(name):
+    """Return what a name in a list and that of a mask share: no ending, no capitals, one form."""
+    stem, ending = os.path.splitext(name)
+    return lookup.fold(stem if ending.lower() in (*layouts.IMAGES, '.png') else name)
 
 
 def mask_size(path):
@@ -143,27 +183,24 @@ def roboflow(root):
     listed = []
     for table in tables.values():
         listed += table.values()
-    samples, names = [], background_first(listed)
+    samples, lines, names = [], [], background_first(listed)
     for path, named in tables.items():
         folder = os.path.dirname(path)
         table = {value: names.add(name) for value, name in named.items()}
         images, masks = own.find_pairs(folder, folder)
-        for name in sorted({*images, *masks}):
-            if name not in images or name not in masks:
-                raise UserError(
-                    f'{os.path.join(folder, name)}: its picture or its mask {name}_mask.png is '
-                    'missing; export it again'
-                )
+        whole, of_folder = lookup.pairs(images, masks, folder, folder)
+        lines += of_folder
+        for name in whole:
             draw = functools.partial(read_values, path=masks[name], table=table)
             split = lookup.split_of(path, root)
             samples.append(Sample(images[name], split, path, draw, mask_size(masks[name])))
-    return Source(samples, names.names, [])
+    return Source(samples, names.names, lines)
 
 
 def read_classes(path):
     """Return {value: name} of a _classes.csv."""
     table = {}
-    rows = list(csv.reader(files.read_table(path).splitlines()))
+    rows = list(csv.reader(files.read_table(path).splitlines(), skipinitialspace=True))
     try:
         for row in rows[1:]:
             if row:

@@ -21,6 +21,12 @@ def check_table():
     """Print a table to begin with and raise UserError, if DATASET='folder' has labels but none."""
     root = os.path.abspath(settings.DATA_ROOT)
     path = os.path.join(root, 'classes.txt')
+    if os.path.isfile(path) and own.listed_names(path):
+        print(f'{path}: as a class table, if the labels have 0 for the first of its names:\n')
+        names = own.listed_names(path)
+        for i, (name, colour) in enumerate(zip(names, voc_colours(len(names)), strict=True)):
+            print(line(i, colour, name))
+        raise UserError(f'{path}: this is a list of names; put the lines above into it instead')
     if os.path.exists(path) or not os.path.isdir(root):
         return
     paths = []
@@ -138,18 +144,20 @@ def voc_colours(count):
     return colours
 
 
-def command(root, sizes):
+def command(root, sizes, has_val=True):
     """Return the command that trains on one's own data, with settings that fit it.
 
     CROP_SIZE is the usual short side, at most 513; ITER_MAX 40 epochs with recipes/own.py, within
     1,000 and 30,000 steps; BATCH_SIZE is that of the recipe, or all images if they are fewer.
-    sizes  Counter of (h, w) of the images to train on
+    sizes    Counter of (h, w) of the images to train on
+    has_val  whether there are others to validate on
     """
     sides = sorted(min(size) for size in sizes.elements())
     crop = min(513, max(33, sides[len(sides) // 2] // 8 * 8 + 1))
     steps = min(30_000, max(1000, 40 * len(sides) // BATCH // 100 * 100))
     where = as_argument('DATA_ROOT', os.path.abspath(root))
-    words = f'{where} CROP_SIZE={crop} ITER_MAX={steps} ITER_VAL={steps // 10}'
+    every = steps // 10 if has_val else 0
+    words = f'{where} CROP_SIZE={crop} ITER_MAX={steps} ITER_VAL={every}'
     if len(sides) < BATCH:
         words += f' BATCH_SIZE={len(sides)}'
     return f'python train.py recipes/own.py {words}'

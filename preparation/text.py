@@ -4,17 +4,21 @@ import collections
 import csv
 import functools
 import os
-import re
 
 import numpy as np
 
-from datasets import files, recognise
+from datasets import own, recognise
 from preparation import lookup, marks, yolo_yaml
 from preparation.assemble import Names, Sample, Source
 from utils.config import UserError
 
-IDS = ('imageid', 'id', 'image', 'img', 'filename', 'imagename', 'fname', 'imgid')  # columns
+IDS = (  # columns
+    'imageid', 'id', 'image', 'img', 'filename', 'imagename', 'fname', 'imgid', 'imagefile', 'file',
+    'name',
+)  # fmt: skip
 CLASSES = ('classid', 'class', 'label', 'categoryid', 'classname', 'category')
+BOXES = 'objects have a box and no outline, and are not drawn'
+SCORES = 'text files end each line with a confidence, which is not read'
 LARGEST = 10_000_000  # characters of a field of a CSV file
 
 
@@ -27,9 +31,11 @@ def yolo(root):
     Larger objects lie below smaller ones. A picture without a text file has no object.
     """
     near = recognise.near_files(root)
-    described = next((path for path in near if recognise.source_of(path) == 'yolo'), None)
+    yamls = [path for path in near if path.lower().endswith(('.yaml', '.yml'))]
+    described = next((path for path in yamls if recognise.source_of(path) == 'yolo'), None)
     listed = class_names(root, described)
     names, samples, unlabelled = Names('background'), [], 0
+    counts, used = collections.Counter(), set()
     train_ids = [names.add(name) for name in listed]
     splits, lines = yolo_yaml.divide(root, described)
     for image in yolo_yaml.pictures(root):
@@ -40,36 +46,68 @@ def yolo(root):
         split = splits.get(image, split)
         objects = []
         if os.path.isfile(path):
-            objects = read_objects(path, train_ids)
+            objects = read_objects(path, train_ids, counts)
+            used.add(path)
         unlabelled += not os.path.isfile(path)
         draw = functools.partial(marks.draw, marks=objects)
         samples.append(Sample(image, split, path, draw))
     if samples and unlabelled == len(samples):
-        raise UserError(f'{text_of(root, samples[0].image)}: this file is missing, like all others')
+        path = text_of(root, samples[0].image)
+        raise UserError(
+            f'{path}: this file is missing, like all others; {lookup.other_source(root, "yolo")}'
+        )
+    if counts[BOXES] and not counts['outlines']:
+        raise UserError(
+            f'{root}: all {counts[BOXES]:,} objects are boxes, not outlines: these are labels for '
+            'detection; export segmentation'
+        )
     if unlabelled:
         lines.append(f'{unlabelled:,} images have no text file: they are background')
-    return Source(samples, names.names, lines)
+    lines += [f'{count:,} {kind}' for kind, count in counts.items() if kind != 'outlines']
+    return Source(samples, names.names, lines + without_picture(root, used, splits))
+
+
+def without_picture(root, used, splits):
+    """Return a line about the text files in labels/ that belong to no picture, if there are any."""
+    rest = []
+    for path in lookup.walk(root, ('.txt',)):
+        *folders, name = os.path.relpath(path, root).split(os.sep)
+        if 'labels' in folders and path not in used and name != 'classes.txt':
+            rest.append(path)
+    if splits or not rest:  # those of the other pictures are counted there
+        return []
+    return [f'warning: {len(rest):,} text files belong to no picture, such as {rest[0]}']
 
 
 def text_of(root, image):
-    """Return the path of YOLO's labels of a picture: the last images/ is labels/."""
+    """Return the path of YOLO's labels of a picture: the last images/ is labels/, or beside it."""
     parts = os.path.relpath(image, root).split(os.sep)
-    last = len(parts) - 1 - parts[::-1].index('images')
-    parts[last] = 'labels'
+    if 'images' in parts:
+        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
     return os.path.splitext(os.path.join(root, *parts))[0] + '.txt'
 
 
-def read_objects(path, train_ids):
-    """Return the Marks of a text file, larger ones first: lines `class x y x y ...` in shares."""
-    objects = []
+def read_objects(path, train_ids, counts):
+    """Return the Marks of a text file, larger ones first: lines `class x y x y ...` in shares.
+
+    Where all lines have a number too many, the last is the confidence of a prediction. Boxes are
+    no outlines; what is left out is added to `counts`.
+    """
     with open(path, encoding='utf-8-sig', errors='replace') as f:
-        for number, line in enumerate(f, 1):
-            if line.strip():
-                objects.append(read_line(line.split(), f'{path}, line {number}', train_ids))
+        rows = [(number, line.split()) for number, line in enumerate(f, 1) if line.strip()]
+    if rows and all(len(words) > 5 and len(words) % 2 == 0 for _, words in rows):
+        rows = [(number, words[:-1]) for number, words in rows]
+        counts[SCORES] += 1
+    objects = []
+    for number, words in rows:
+        mark = read_line(words, f'{path}, line {number}', train_ids)
+        counts['outlines' if mark else BOXES] += 1
+        objects += [mark] if mark else []
     return sorted(objects, key=lambda mark: -marks.area(mark.data))
 
 
 def read_line(words, where, train_ids):
+    """Return the Mark of the words of a line; None if it is a box."""
     try:
         index, numbers = int(words[0]), np.array(words[1:], float)
         if not np.isfinite(numbers).all():
@@ -81,10 +119,7 @@ def read_line(words, where, train_ids):
     if not 0 <= index < len(train_ids):
         raise UserError(f'{where}: the class {index}, but there are 0 to {len(train_ids) - 1}')
     if len(numbers) == 4:
-        raise UserError(
-            f'{where}: this is a box, not an outline: these are labels for detection; '
-            'export segmentation'
-        )
+        return None
     if len(numbers) < 6 or len(numbers) % 2:
         raise UserError(f'{where}: {len(numbers)} numbers are no outline; export it again')
     if numbers.min() < -1 or numbers.max() > 2:
@@ -102,14 +137,12 @@ def class_names(root, described):
             with open(path, encoding='utf-8-sig', errors='replace') as f:
                 return [line.strip() for line in f if line.strip()]
     path = os.path.join(root, 'classes.txt')
-    if os.path.isfile(path) and not re.match(r'\s*(\d+|\*)\s+\d+\s', files.read_table(path)):
+    if os.path.isfile(path) and own.listed_names(path):
         raise UserError(
             f'{path}: this is a list of names, where the class table goes; rename it to names.txt'
         )
-    raise UserError(
-        f'{root}: there is no data.yaml with names: here; write one, or names.txt with a name a '
-        'line'
-    )
+    hint = recognise.hint(root, ['yolo']) or 'write one, or names.txt with a name a line'
+    raise UserError(f'{root}: there is no data.yaml with names: here; {hint}')
 
 
 # ---------------------------------------------------------------------------- run lengths in CSV
@@ -121,10 +154,15 @@ def rle(root):
     Runs count from 1 and go down the columns. Without a class column there is one class; the class
     may also stand at the end of the picture's name: `name.jpg_class`.
     """
-    (path, *others) = lookup.files_of(root, 'rle')
+    paths = lookup.files_of(root, 'rle')
+    submissions = [path for path in paths if 'submission' in os.path.basename(path).lower()]
+    path, *others = [path for path in paths if path not in submissions] or paths
     if others:
         raise UserError(f'{path} and {others[0]}: two files of run lengths; move one away')
     rows, columns = read_rows(path)
+    lines = []
+    if path not in submissions:
+        lines = [f'{one}: a submission, not the labels, and left out' for one in submissions]
     of_images, classes = collections.defaultdict(list), set()
     for row in rows:
         name, kind = row[columns['id']].strip(), ''
@@ -145,11 +183,13 @@ def rle(root):
         for kind, text in runs:
             if text.lower() not in ('', '-1', 'nan'):
                 drawn.append(marks.Mark(train_ids[kind], 'kaggle', text))
-        image = pictures.find(name, path, split=lookup.split_of(path, root))
+        image = pictures.get(name, path, split=lookup.split_of(path, root))
+        if not image:
+            continue
         split = lookup.split_of(os.path.dirname(image), root)
         draw = functools.partial(marks.draw, marks=drawn)
         samples.append(Sample(image, split, path, draw, upright=False))
-    return Source(samples, names.names, pictures.unused())
+    return Source(samples, names.names, lines + pictures.lines())
 
 
 def read_rows(path):
@@ -157,7 +197,9 @@ def read_rows(path):
     csv.field_size_limit(LARGEST)
     try:
         with open(path, encoding='utf-8-sig', newline='') as f:
-            head, *rows = [row for row in csv.reader(f) if row]
+            between = recognise.delimiter(f.readline())
+            f.seek(0)
+            head, *rows = [row for row in csv.reader(f, delimiter=between) if row]
     except (OSError, ValueError, csv.Error) as e:
         raise UserError(f'{path}: this CSV file cannot be read ({e}); fetch it again') from None
     words = [recognise.plain(word) for word in head]

@@ -18,6 +18,7 @@ SOURCES = {  # name: (root) -> assemble.Source, and what it is
 
 def convert(root, name):
     """Make images/ labels/ classes.txt in a folder from the files of a tool."""
+    name = name.lower()
     if name not in SOURCES:
         for source, (_, text_of_source) in SOURCES.items():
             print(f'{source:12} {text_of_source}')

@@ -8,6 +8,8 @@ from datasets.lists import read_list, slashes
 from preparation import lookup
 from utils.config import UserError
 
+QUOTED = r'(?<![^\s\[{,:-])(?:"(?:[^"\\]|\\.)*"|\'(?:[^\']|\'\')*\')'  # where a scalar begins
+
 
 def names(path):
     """Return what `names:` of a YAML file lists, by the number if it numbers them."""
@@ -49,17 +51,23 @@ def items_of(path, key):
 
 
 def strip_comment(line):
-    """Return a line of YAML without its comment, which a blank and # begin."""
-    return re.split(r'(?:^|\s)#', line.rstrip('\r\n'), maxsplit=1)[0].rstrip()
+    """Return a line of YAML without its comment, which a blank and # begin outside of quotes."""
+    return re.match(rf'(?:{QUOTED}|(?!(?:^|\s)#).)*', line.rstrip('\r\n'))[0].rstrip()
 
 
 def split_items(text):
-    """Return the items of `a, "b, c", d`."""
-    return [item.strip() for item in re.findall(r'(?:[^,"\']|"[^"]*"|\'[^\']*\')+', text)]
+    """Return the items of `a, "b, c", d's`."""
+    return [item.strip() for item in re.findall(rf'(?:{QUOTED}|[^,])+', text) if item.strip()]
 
 
 def unquoted(text):
-    return text.strip().strip('"\'')
+    """Return a scalar of YAML without its quotes, of which '' and \\" stand for one in them."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("''", "'").strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return re.sub(r'\\(.)', r'\1', text[1:-1]).strip()
+    return text
 
 
 def divide(root, path):
@@ -72,11 +80,12 @@ def divide(root, path):
     there = pictures(root)
     splits, twice = {}, 0
     for split in ('train', 'val', 'test'):
-        images = pictures_of(root, path, split, there)
-        if images is None and split == 'test':
-            continue
-        if not images:
-            return {}, [f'{path}: its {split}: is not found here; the names of folders divide']
+        try:
+            images = pictures_of(root, path, split, there)
+        except LookupError as e:
+            if split == 'test':
+                continue
+            return {}, [f'{path}: its {split}: {e}; the names of folders divide, if they do']
         for image in images:
             twice += splits.setdefault(image, split) != split
     lines = []
@@ -89,23 +98,27 @@ def divide(root, path):
 
 
 def pictures(root):
-    """Return the sorted paths of the pictures in folders named images, however deep."""
-    paths = []
-    for path in lookup.walk(root, IMAGES):
-        if 'images' in os.path.relpath(path, root).split(os.sep)[:-1]:
-            paths.append(path)
-    return paths
+    """Return the sorted paths of the pictures in folders named images, however deep.
+
+    If there are none, those with a text file beside them, as Darknet has it.
+    """
+    paths = lookup.walk(root, IMAGES)
+    in_images = [p for p in paths if 'images' in os.path.relpath(p, root).split(os.sep)[:-1]]
+    return in_images or [p for p in paths if os.path.isfile(os.path.splitext(p)[0] + '.txt')]
 
 
 def pictures_of(root, path, split, there):
-    """Return those of the pictures `there` that a split names; None if it is not found."""
+    """Return those of the pictures `there` that a split names; LookupError if there are none."""
     bases, images = [os.path.dirname(path), root], []
     for base in items_of(path, 'path')[:1]:
         bases.insert(0, os.path.join(os.path.dirname(path), unquoted(base)))
     for item in items_of(path, split):
         place = resolve(root, bases, item)
         if place and os.path.isdir(place):
-            images += [image for image in there if image.startswith(place + os.sep)]
+            inside = [image for image in there if image.startswith(place + os.sep)]
+            if not inside:
+                raise LookupError(f'{item} holds no pictures in a folder named images')
+            images += inside
         elif place and place.endswith('.txt'):
             if place == os.path.join(root, f'{split}.txt'):
                 raise UserError(
@@ -115,12 +128,12 @@ def pictures_of(root, path, split, there):
             listed = [
                 resolve(root, [os.path.dirname(place), *bases], line) for line in read_list(place)
             ]
-            if not set(listed) <= set(there):
-                return None
+            if not listed or not set(listed) <= set(there):
+                raise LookupError(f'{item} lists no pictures, or some that are not here')
             images += listed
         else:
-            return None
-    return images if items_of(path, split) else None
+            raise LookupError(f'{item} is not here')
+    return images
 
 
 def resolve(root, bases, item):

@@ -723,7 +723,7 @@ def test_own_lists_written_on_windows(tmp_path):
 def test_own_labels_that_are_not_there(tmp_path):
     own(tmp_path)
     write(f'{tmp_path}/images/train/a.jpg', np.zeros((4, 4, 3), np.uint8))
-    write(f'{tmp_path}/label/train/a.png', np.zeros((4, 4), np.uint8))
+    write(f'{tmp_path}/gt/train/a.png', np.zeros((4, 4), np.uint8))
     with pytest.raises(
         UserError, match=f'{tmp_path}/labels/train/a: this label is missing, 1 of 1 are'
     ):

@@ -616,6 +616,16 @@ def rename(name):
     return lambda content: content['images'][0].update(file_name=name)
 
 
+def move(folder):
+    """A change of a COCO file: all of its pictures, which are nowhere, are in this folder."""
+
+    def change(content):
+        for i, image in enumerate(content['images']):
+            image['file_name'] = f'{folder}x{i}.png'
+
+    return change
+
+
 def of_first(**values):
     return lambda content: content['annotations'][0].update(values)
 
@@ -623,18 +633,17 @@ def of_first(**values):
 HOSTILE = {
     'a category that is unknown': ('coco', of_first(category_id=5), 'category 5, which is not named'),
     'an image that is unknown': ('coco', of_first(image_id=5), 'objects of the image 5'),
-    'a name that leads out': ('coco', rename('../../x.png'), 'which leads out of'),
-    'an absolute name': ('coco', rename('/etc/x.png'), 'which leads out of'),
-    'a name of a drive': ('coco', rename('C:\\x.png'), 'which leads out of'),
+    'names that lead out': ('coco', move('../../'), 'which leads out of .*5 of 5 pictures'),
+    'absolute names': ('coco', move('/etc/'), 'which leads out of'),
+    'names of a drive': ('coco', move('C:\\'), 'which leads out of'),
     'one picture twice': ('coco', rename('cam/p1.png'), 'cam/p1.png'),
     'another size': ('coco', lambda c: c['images'][0].update(width=9), r'is 9x40, the picture\s+48x40'),
     'too long': ('coco', of_first(segmentation={'size': [H, W], 'counts': [1, H * W]}), 'cannot be drawn .*run lengths'),
     'a corner that is none': ('coco', of_first(segmentation=[[1, 2, 3, 4, float('nan'), 6]]), 'two numbers'),
-    'half a corner': ('coco', of_first(segmentation=[[1, 2, 3]]), 'no COCO file of instances'),
+    'half a corner': ('coco', of_first(segmentation=[[1, 2, 3]]), 'the outline of the object 0 of the image 3 is none'),
     'no list': ('coco', lambda c: c.update(images=3), 'no COCO file of instances'),
     'a shape that is unknown': ('labelme', lambda c: c['shapes'][0].update(shape_type='cloud'), "kind 'cloud'"),
     'points that are none': ('labelme', lambda c: c['shapes'][0].update(points=[['a']]), 'no file of labelme'),
-    'a picture in no place': ('labelme', lambda c: c.update(imagePath='q.png'), "the picture 'q.png', which is not in"),
     'a label that is none': ('labelme', lambda c: c['shapes'][0].update(label=None), 'whose label is None'),
     'no shapes': ('labelme', lambda c: c.update(shapes=None), 'not of labelme'),
     'another size in labelme': ('labelme', lambda c: c.update(imageHeight=7), r'is 48x7, the picture'),
@@ -707,7 +716,6 @@ SPOILT = {
     'a row too short': ('rle', lines_of('train.csv', 'ImageId,EncodedPixels', 'p1.jpg,1 2', 'p0.jpg'), 'row 3: 1 fields, not 2'),
     'no such picture': ('rle', lines_of('train.csv', 'ImageId,EncodedPixels', '../p9,1 2'), "'../p9', which leads out of"),
     'a class beyond': ('yolo', lines_of('labels/train/p0.txt', '2 0 0 1 0 1 1'), 'line 1: the class 2, but there are 0 to 1'),
-    'a box': ('yolo', lines_of('labels/train/p0.txt', '0 0.5 0.5 0.5 0.5'), 'a box, not an outline'),
     'pixels': ('yolo', lines_of('labels/train/p0.txt', '0 5 5 40 5 40 30'), 'not in shares'),
     'words': ('yolo', lines_of('labels/train/p0.txt', 'hut 0 0 1 0 1 1'), 'is not a class and numbers'),
     'no names': ('yolo', lambda root: os.unlink(f'{root}/data.yaml'), 'there is no data.yaml'),
@@ -715,7 +723,7 @@ SPOILT = {
     'no colour': ('cvat', lines_of('labelmap.txt', 'background:0,0::'), 'line 1'),
     'one colour twice': ('cvat', lines_of('labelmap.txt', 'background:0,0,0::', 'hut:0,0,0::'), 'two labels have the colour'),
     'a value beyond': ('roboflow', mask_of_values('train/p0_jpg.rf.0a_mask.png', 0, 9), 'value 9, which _classes.csv'),
-    'a mask without picture': ('roboflow', mask_of_values('train/q_mask.png', 0), 'its picture or its mask'),
+    'masks without pictures': ('roboflow', lambda root: [os.unlink(path) for path in root.rglob('*.jpg')], 'this image is missing; 3 of 3 masks in'),
     'a mask of another size': ('binary', lambda root: save(f'{root}/masks/p0.png', np.eye(9, dtype=np.uint8)), 'is 9x9, the picture'),
     'classes': ('binary', mask_of_values('masks/p0.png', 0, 1, 2), 'these are classes'),
     'two colours': ('binary', lambda root: save(f'{root}/masks/p0.png', COLOURS[label_of(0)]), 'colours .51, 221, 255. and .250, 50, 83.: these are classes'),
@@ -1141,7 +1149,7 @@ def test_the_split_of_yolo(kind, tmp_path, capsys):
     elif kind == 'both the same':
         assert '3 pictures are in two splits of' in out and '(train 2, val 1)' in out
     else:
-        assert 'its train: is not found here; the names of folders divide' in out
+        assert 'its train: photos/a is not here; the names of folders divide' in out
         assert '(train 5, val 1)' in out
 
 

@@ -182,7 +182,7 @@ def three(values):
 PALETTE_RGB = np.stack([GREY, 255 - GREY, np.full_like(GREY, 7)], 2)
 ALPHA = np.dstack([RGB, 5 * GREY])
 NEARLY_BLACK = 'end at 3975, so it would be nearly black; if it has 12 bits, multiply them by 16'
-SEVERAL = 'this file holds 3 pictures; save the one of the label by itself'
+SEVERAL = 'this image file holds 3 pictures; save the one to use by itself'
 
 # {name: (bytes, pixels (h, w, 3) or sentence, largest difference)}
 IMAGES = {
