@@ -16,7 +16,7 @@ import torchvision
 import dataset
 import network
 import settings
-from conversion import mmseg
+from conversion import mmseg, origin
 from conversion.describe import (
     NETWORK,
     TRUNK,
@@ -30,7 +30,6 @@ from conversion.describe import (
     trunk_settings,
 )
 from conversion.sentences import as_arguments, contradicted, contradiction, join, same, source
-from datasets.identity import table_digest
 from datasets.table import DATASETS
 from heads import HEADS
 from heads.blocks import Head, SettingsError
@@ -38,6 +37,7 @@ from utils import config
 from utils.config import UsageError, UserError
 from utils.kept import shown, sift
 from utils.older import OLDER, deep_with_strides_in_1x1
+from utils.optim import take_formats
 from utils.printable import printable, shell_word, shown_name
 from utils.weights import (
     LARGEST,
@@ -174,6 +174,7 @@ def resume(net, optimizer, scaler, data):
         optimizer.load_state_dict(state['opt'])
         scaler.load_state_dict(state['scaler'])
         check_optimizer(optimizer, before)
+        take_formats(optimizer)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = shown_name(str(e).splitlines()[0] if str(e) else type(e).__name__)
         raise UserError(f'{path} does not hold this network ({reason}); {over}') from None
@@ -271,11 +272,12 @@ def load_network(path, explicit=()):
     """Return the network of a checkpoint file, whoever made it, and a Report.
 
     Settings of the network are put in force as the file tells them, or as its makers released it.
-    `explicit` are names that the command line gave: their values in force take precedence, and
-    UserError says where tensors contradict them.
+    So is its data set. `explicit` are names that the command line gave: their values in force take
+    precedence, and UserError says where tensors contradict them.
     """
     file = open_file(read(path), path)
     mmseg.check(file)
+    adopted = origin.adopt(file, explicit)
     given = {}
     for name in (*NETWORK, 'N_CLASSES', 'CROP_SIZE', 'TEST_CROP'):
         if name in explicit and getattr(settings, name) is not None:
@@ -302,20 +304,11 @@ def load_network(path, explicit=()):
             raise contradiction(file, differ, described)
         raise UserError(f'{report}; {misfit(file)}')
 
-    if n_classes != dataset.n_classes():
-        values['N_CLASSES'] = n_classes
-    config.put(values)
+    config.put(values | {'N_CLASSES': n_classes})
     net = network.build(n_classes, settings)
     copy(net, file, report.matched)
-    said = source(file, told, released, given, DATASETS)
-    of_table = file.data.partition('-')[2]
-    if of_table and settings.DATASET == file.settings.get('DATASET') == 'folder':
-        now = table_digest(dataset.classes(), own=True)
-        if of_table != now:
-            said += (
-                f'; warning: it was trained with another class table than {dataset.classes().path}'
-            )
-    return net, report._replace(note=said)
+    said = source(file, told, released, given, DATASETS) + origin.note(file, adopted, explicit)
+    return net, report._replace(note=said, classes=origin.table(file, n_classes))
 
 
 def load_weights(net, path, part=None):
@@ -369,7 +362,7 @@ def note(file, part, spread=''):
     differ = differences(file.kept, names) if part == 'any' else []
     if differ:
         text += f'; trained with other settings: {"; ".join(differ)}'
-    return text
+    return text + (origin.other_classes(file) if part == 'any' else '')
 
 
 def load_trunk(net):

@@ -78,7 +78,7 @@ def eval_cell(runs):
     values = {}  # of each way to evaluate
     for run in runs:
         if 'mIoU' in run.scores:
-            notes = eval_notes(run.scores, run.settings)
+            notes = eval_notes(run.scores, run.settings, run.best)
             values.setdefault(notes, []).append(run.scores['mIoU'])
     cells = []
     for notes, scores in values.items():
@@ -87,15 +87,24 @@ def eval_cell(runs):
     return '; '.join(cells) or '-'
 
 
-def eval_notes(scores, settings):
-    """Return what differs from the best checkpoint on VAL_SPLIT, in brackets, or ''."""
+def eval_notes(scores, settings, best):
+    """Return what differs from the best checkpoint on VAL_SPLIT, in brackets, or ''.
+
+    best  entry of the best validation of the run
+    """
     notes = []
     for key, name in (('dataset', 'DATASET'), ('split', 'VAL_SPLIT')):
         if scores.get(key) not in (None, settings.get(name)):
             notes.append(str(scores[key]))
+    trained_in, root = str(settings.get('DATA_ROOT')), scores.get('root')
+    is_known = settings.get('DATASET') == 'folder' and os.path.isabs(trained_in) and root
+    if is_known and root != os.path.normpath(trained_in):
+        notes.append(root)
     file = os.path.basename(str(scores.get('checkpoint', 'best.pth')))
     if file != 'best.pth':
         notes.append(file)
+    elif best and scores.get('step') not in (None, best['step']):
+        notes.append(f'step {scores["step"]}, no longer the best')
     if 'single' in scores:
         notes.append('several views')
     views = str(scores.get('views', ''))

@@ -13,6 +13,10 @@ that is free are predicted in windows of the training crop.
 
 import itertools
 import os
+import signal
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a word
 
 import cv2
 import numpy as np
@@ -67,16 +71,18 @@ class Reader:
 class Predictor:
     """One network, or two to compare, and the folder for what they predict.
 
-    nets   [(network, Protocol, (height, width) of the windows of large pictures)]
-    flags  .compare, .probabilities and .bases
+    nets     [(network, Protocol, (height, width) of the windows of large pictures)]
+    flags    .compare, .probabilities and .bases
+    classes  Classes of what they predict; None = those of the data set in force
     """
 
-    def __init__(self, world, nets, folder, flags):
+    def __init__(self, world, nets, folder, flags, classes=None):
         self.world = world
         self.nets = nets
         self.folder = folder
         self.flags = flags
-        self.classes = dataset.classes()
+        self.classes = classes or dataset.classes()
+        self.largest = nets[0][1].budget if nets else 0  # pixels of a picture so far
         self.fits = {}  # (number of the network, shape of images): whether they fit in memory
         self.kinds = ['compare']  # of pictures that are written, and the names of their folders
         if not flags.compare:
@@ -157,6 +163,10 @@ class Predictor:
         """Write what is asked for of an image (h, w, n); UserError if it is a Reader's sentence."""
         if isinstance(image, str):
             raise UserError(image)
+        h, w = image.shape[:2]
+        if h * w > self.largest and not self.world.cuda:  # a sign of life
+            self.largest = h * w
+            self.world.print(f'{printable(name)}: predicting {w}x{h} pixels')
         if self.flags.compare:
             return self.compare(image, name)
         result = self.scores(image[None])[0]
@@ -264,26 +274,27 @@ def labels(scores):
 
 
 def load_networks(world, flags):
-    """Return the nets of Predictor: of CHECKPOINT, or both of --compare, by their own settings."""
+    """Return nets and classes of Predictor: of CHECKPOINT, or both of --compare, as files say."""
     given = config.current()
-    nets, tables, channels = [], [], set()
+    nets, tables, names, channels = [], [], [], set()
     for path in flags.compare or [checkpoint.to_evaluate()]:
         config.put(given)
-        net, _ = load(world, path, flags.explicit)
+        net, loaded = load(world, path, flags.explicit)
         nets.append((network.fold(net), protocol(), config.sides(settings.CROP_SIZE)))
-        tables.append(dataset.class_names())
+        tables.append(loaded.classes)
+        names.append(tables[-1].names if tables[-1] else dataset.class_names())
         channels.add(len(settings.MEAN))
     if len(channels) > 1:
         raise UsageError(
             f'{" and ".join(flags.compare)} read images with different numbers of channels; '
             'compare checkpoints of one data set'
         )
-    if tables[0] != tables[-1]:
+    if names[0] != names[-1]:
         raise UsageError(
-            f'{flags.compare[0]} predicts {len(tables[0])} classes, {flags.compare[1]} '
-            f'{len(tables[1])}; compare checkpoints of one data set'
+            f'{flags.compare[0]} predicts {len(names[0])} classes, {flags.compare[1]} '
+            f'{len(names[1])}; compare checkpoints of one data set'
         )
-    return nets
+    return nets, tables[0]
 
 
 def attempt(task, path, *args):
@@ -356,12 +367,12 @@ def main(flags):
         )
 
     world = distributed.start()
-    nets = load_networks(world, flags)
+    nets, classes = load_networks(world, flags)
     files = inputs_for(len(settings.MEAN), flags, folder, files, videos)
     stills = [file for file in files if file not in videos]
     if flags.bases:
         check_bases(nets[0][0], world)
-    predictor = Predictor(world, nets, folder, flags)
+    predictor = Predictor(world, nets, folder, flags, classes)
     predictor.prepare(stills, videos)
     precision = world.half_type() or 'float32'
     world.print(

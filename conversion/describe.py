@@ -60,6 +60,7 @@ class File(NamedTuple):
     notes: dict = {}  # settings that a foreign file tells, but not by tensors
     data: str = ''  # dataset.Dataset.digest() of what it was trained on; '' = it does not say
     left_out: list = []  # names of tensors in the file that are no part of the network
+    classes: str = ''  # datasets.files.as_text() of its class table; '' = it keeps none
 
     @property
     def foreign(self):
@@ -116,8 +117,9 @@ def open_file(content, path):
     if type(n_classes) is not int or not 1 <= n_classes <= 254:
         n_classes = None
     official = family == OWN and 'step' in content and 'emau.mu' in state and not kept
-    data = content.get('data')
+    data, classes = content.get('data'), content.get('classes')
     data = data if isinstance(data, str) else ''
+    classes = classes if isinstance(classes, str) else ''
     notes = mmseg_config.conventions(content.get('meta'), path) if family == MMSEG else {}
     return File(
         path,
@@ -132,6 +134,7 @@ def open_file(content, path):
         notes,
         data,
         left_out + aux,
+        classes,
     )
 
 

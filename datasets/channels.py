@@ -158,8 +158,14 @@ def read_tiff(path, n, upright):
     return pictures.turn(pixels, orientation) if upright else pixels
 
 
+def check_extra(path, tags):
+    """Raise UserError if a TIFF with these tags has channels beyond RGB or grey but no alpha."""
+    if 0 in tags.get(tiff.EXTRA, ()):  # unspecified, such as infrared
+        check_number(path, tags[tiff.SAMPLES], 3)
+
+
 def check_tiff(path, n):
-    """Raise UserError if this is a TIFF of more than four, but not n, channels, and is readable."""
+    """Raise UserError if this is a TIFF of more than three, but not n, channels, and is whole."""
     try:
         with open(path, 'rb') as f:
             content = f.read()
@@ -167,7 +173,7 @@ def check_tiff(path, n):
     except (OSError, struct.error, ValueError, OverflowError):
         return
     samples = pages[0][tiff.SAMPLES][0] if pages else n
-    if samples > 4:
+    if samples > 3:
         check_number(path, samples, n)
 
 

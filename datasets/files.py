@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from datasets import pictures
-from datasets.channels import check_tiff, is_array
+from datasets.channels import check_extra, check_tiff, is_array
 from datasets.channels import read as read_channels
 from datasets.labels import VALUES, equal_channels, read_label, read_mat, read_segments
 from datasets.layouts import Segments
@@ -54,8 +54,13 @@ def read_classes(path):
 
     The raw value * stands for all that no line names, the name void for no class.
     """
+    return parse_classes(read_table(path), path)
+
+
+def parse_classes(text, path):
+    """Return the Classes of a text, see read_classes; `path` says where it comes from."""
     rows, void, seen = [], [], set()
-    for number, line in enumerate(read_table(path).splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         raw, colour, name = read_class(line, f'{path}, line {number}')
@@ -78,6 +83,14 @@ def read_classes(path):
         void_colours=[colour for _, colour in void],
         path=path,
     )
+
+
+def as_text(classes):
+    """Return names and colours of Classes as a table with a line per train id."""
+    lines = []
+    for i, (colour, name) in enumerate(zip(classes.colours.tolist(), classes.names, strict=True)):
+        lines.append(f'{i} {" ".join(map(str, colour))} {name}\n')
+    return ''.join(lines)
 
 
 def read_table(path):
@@ -357,6 +370,8 @@ def read_rare(path, upright):
     except UserError:
         check_tiff(path, 3)
         raise
+    if picture.format == 'TIFF':
+        check_extra(path, picture.tag_v2)
     count, orientation = pictures.load(path, picture)
     if not upright:
         pictures.check_single(path, count)

@@ -358,7 +358,10 @@ def locate(source):
         source.make(roots[0])
         return roots[0]
     if not source.markers:
-        raise UserError(f'there is no folder DATA_ROOT = {settings.DATA_ROOT!r}; {source.get}')
+        raise UserError(
+            f'there is no folder DATA_ROOT = {settings.DATA_ROOT!r}; name that of your data: '
+            'DATA_ROOT=FOLDER (docs/data.md)'
+        )
     wanted = f'no folder {" or ".join(source.markers)} in {" or ".join(roots)}'
     raise UserError(
         f'{settings.DATASET} is not in DATA_ROOT = {settings.DATA_ROOT!r} ({wanted}): '

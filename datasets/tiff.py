@@ -10,6 +10,7 @@ import struct
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 FILL_ORDER, SAMPLES, ROWS, PLANAR, PREDICTOR, FORMAT = 266, 277, 278, 284, 317, 339
+EXTRA = 338  # of each channel beyond colours: 0 = unspecified, 1 and 2 = alpha
 STRIPS, STRIP_BYTES = 273, 279  # where the packed strips of rows lie, and how long they are
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 322, 323, 324, 325
 TAGS = (

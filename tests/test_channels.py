@@ -45,7 +45,9 @@ def noise(*shape, kind=np.uint8, seed=0):
 # ------------------------------------------------------------------------------------- files
 
 
-def tiff(pixels, planar=False, packed=False, predictor=False, order='<', rows=7, photometric=1):
+def tiff(
+    pixels, planar=False, packed=False, predictor=False, order='<', rows=7, photometric=1, extra=()
+):
     """The bytes of a TIFF of pixels (h, w, n) in strips."""
     h, w, n = pixels.shape
     planes = [pixels[..., i : i + 1] for i in range(n)] if planar else [pixels]
@@ -67,6 +69,8 @@ def tiff(pixels, planar=False, packed=False, predictor=False, order='<', rows=7,
         262: [photometric], 273: places, 277: [n], 278: [rows], 279: list(map(len, strips)),
         284: [2 if planar else 1], 317: [2 if predictor else 1],
     }  # fmt: skip
+    if extra:
+        tags[338] = list(extra)
     further = {}
     for tag, numbers in tags.items():
         if len(numbers) > 1:
@@ -94,6 +98,31 @@ def test_tiff(n, kind, tmp_path):
                 path.write_bytes(tiff(pixels, planar, order=order, **packing))
                 image = read_image(str(path), channels=n)
                 assert image.dtype == np.uint8 and np.array_equal(image, wanted)
+
+
+@pytest.mark.parametrize(
+    'n, photometric, extra',
+    [(4, 2, [0]), (5, 2, [0, 0]), (5, 2, [2, 0]), (2, 1, [0]), (4, 1, [0, 0, 0]), (4, 1, [])],
+)
+def test_a_channel_beyond_colours_is_not_lost(n, photometric, extra, tmp_path):
+    """Where MEAN has three numbers; infrared, for one."""
+    path = tmp_path / 'a.tif'
+    pixels = noise(19, 23, n)
+    path.write_bytes(tiff(pixels, photometric=photometric, extra=extra, rows=19))
+    words = f'a.tif: this image has {n} channels, but MEAN and STD are of 3; give each of them {n} '
+    with pytest.raises(UserError, match=words):
+        read_image(str(path))
+    assert np.array_equal(read_image(str(path), channels=n), pixels)
+
+
+@pytest.mark.parametrize('n, photometric, alpha', [(4, 2, 1), (4, 2, 2), (2, 1, 2)])
+def test_alpha_of_a_tiff_is_left_out(n, photometric, alpha, tmp_path):
+    path = tmp_path / 'a.tif'
+    pixels = noise(19, 23, n)
+    path.write_bytes(tiff(pixels, photometric=photometric, extra=[alpha], rows=19))
+    image, colours = read_image(str(path)), pixels[..., : n - 1]
+    assert image.shape == (19, 23, 3)
+    assert alpha == 1 or np.array_equal(image, np.broadcast_to(colours, image.shape))
 
 
 def test_tiff_by_its_own_package(tmp_path):

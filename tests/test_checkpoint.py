@@ -559,9 +559,12 @@ def test_iterations_in_evaluation(tmp_path):
 def test_the_data_of_another_file(tmp_path):
     path = own(tmp_path, DATASET='camvid')
     put(DATASET='voc')
-    _, report = checkpoint.load_network(path)
+    _, report = checkpoint.load_network(path, explicit={'DATASET'})
     assert 'it was trained on DATASET=camvid' in str(report)
     assert settings.DATASET == 'voc' and settings.N_CLASSES == 11
+    _, report = checkpoint.load_network(path)
+    assert str(report).endswith('; its data: DATASET=camvid')
+    assert settings.DATASET == 'camvid' and settings.N_CLASSES == 11
 
 
 def test_own_settings_against_the_command_line(tmp_path):
@@ -571,7 +574,7 @@ def test_own_settings_against_the_command_line(tmp_path):
         checkpoint.load_network(path, explicit={'EM_BASES'})
     _, report = checkpoint.load_network(path, explicit={'STRIDE'})
     assert settings.STRIDE == 8 and settings.EM_BASES == 4
-    assert str(report).endswith('kept from the command line: STRIDE=8')
+    assert 'kept from the command line: STRIDE=8; its data: ' in str(report)
 
 
 @pytest.mark.parametrize('head', ['ema', *HEADS])
@@ -670,9 +673,9 @@ def test_a_head_of_ones_own_without_a_number_of_classes(tmp_path, monkeypatch):
     for file in (path, bare):
         put(N_CLASSES=None)
         with pytest.raises(UserError, match=r'of another shape \(head\.out\.3\.weight'):
-            checkpoint.load_network(file)
+            checkpoint.load_network(file, explicit={'DATASET'})
         put(N_CLASSES=11)
-        net, _ = checkpoint.load_network(file, explicit={'N_CLASSES'})
+        net, _ = checkpoint.load_network(file, explicit={'DATASET', 'N_CLASSES'})
         assert net.head.out[3].out_channels == 11
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from statistics import stdev
 
 import pytest
 
@@ -634,8 +635,15 @@ def test_plot(tmp_path):
     assert not (tmp_path / 'curves.png.part').exists()
 
 
+def test_a_seed_that_has_not_ended_is_a_row_of_its_own(tmp_path):
+    """Else its lower score would count as that of a finished run, and the band would jump."""
+    for seed, steps in enumerate((60, 60, 40)):
+        make_run(tmp_path / f'x_{seed}', (val(steps, 0.5),), SEED=seed, ITER_MAX=60)
+    assert [len(group.runs) for group in by_seed(read(tmp_path))] == [2, 1]
+
+
 def test_plot_of_seeds_and_em_units(tmp_path, monkeypatch):
-    """Runs of a row share their colour; curves of the units have axes of their own."""
+    """Runs of a row are their mean, in a band; curves of the units have axes of their own."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kept = []
@@ -645,15 +653,28 @@ def test_plot_of_seeds_and_em_units(tmp_path, monkeypatch):
     compare.save_curves(groups, str(tmp_path / 'x.png'))
     figure = kept[0]
     loss, miou, entropy, bases, cosine = figure.axes
-    colours = [line.get_color() for line in loss.lines]
-    assert len(colours) == 6 and [colours.count(c) for c in dict.fromkeys(colours)] == [1, 3, 2]
+    other, ema, wide = groups
+    assert [line.get_xydata().tolist() for line in loss.lines] == [[], [[20, 2]], [[20, 1]]]
+    assert [line.get_xydata().tolist() for line in miou.lines] == [
+        [[20, 80]],
+        [[20, pytest.approx(68)], [40, pytest.approx(199 / 3)]],
+        [[20, 50]],  # the other run has no score yet
+    ]
+    bands = [band.get_paths()[0].vertices[:, 1] for band in miou.collections]
+    deviations = stdev([60, 70, 74]), stdev([60, 65, 74])
+    edges = [68 - deviations[0], 68 + deviations[0]]
+    edges += [199 / 3 - deviations[1], 199 / 3 + deviations[1]]
+    assert len(bands) == 1
+    assert sorted({round(y, 6) for y in bands[0]}) == sorted(round(y, 6) for y in edges)
     drawn = [line.get_ydata().tolist() for line in entropy.lines if len(line.get_ydata())]
-    assert drawn == [[0.2], [pytest.approx(0.3)]] and not any(
-        len(line.get_ydata()) for line in bases.lines
-    )
+    assert drawn == [[pytest.approx(0.25)]] and not any(len(x.get_ydata()) for x in bases.lines)
     (legend,) = figure.legends
-    assert [handle.get_color() for handle in legend.legend_handles] == list(dict.fromkeys(colours))
-    assert [text.get_text().strip() for text in legend.get_texts()] == [g.name for g in groups]
+    assert [x.get_color() for x in legend.legend_handles] == ['C0', 'C1', 'C2']
+    assert [text.get_text().strip() for text in legend.get_texts()] == [
+        other.name,
+        f'{ema.name} (mean ± standard deviation of 3)',
+        f'{wide.name} (mean ± standard deviation of 2)',
+    ]
 
 
 def test_plot_has_a_line_and_a_name_per_run(tmp_path, monkeypatch):

@@ -538,7 +538,7 @@ def test_only_data_sets_that_exist_are_named(tmp_path):
     path = str(tmp_path / 'net.pth')
     content = own_file(path)
     for name, words in (
-        ('camvid', 'it was trained on DATASET=camvid'),
+        ('camvid', 'its data: DATASET=camvid'),
         ('$(touch pwned)', "it was trained on '$(touch pwned)', a data set that is not here"),
         ('a\x1b[31m', r"it was trained on 'a\x1b[31m', a data set"),
     ):

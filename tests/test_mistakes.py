@@ -54,6 +54,8 @@ def kept(trained, room):
         ('recipes/camvit.py', ['recipes/camvit.py', 'did you mean recipes/camvid.py?']),
         ('nowhere/my.py', ['nowhere/my.py: there is no such recipe', 'recipes/']),
         ('README.md', ['README.md', 'recipe']),
+        ('net.pth', ['net.pth: a checkpoint is named by a setting: CHECKPOINT=net.pth']),
+        ('65', ['65: expected recipe.py or KEY=value, such as CROP_SIZE=65']),
         ('BATCH_SIZE=many', ["BATCH_SIZE = 'many'", 'int']),
         ('BATCH_SIZE=4.5', ['BATCH_SIZE = 4.5', 'int']),
         ('EM_GRAD=1', ['EM_GRAD = 1', 'bool']),

@@ -153,6 +153,36 @@ def test_no_picture(tmp_path, image, words):
         network.load(path).predict(image)
 
 
+def test_arrays_of_16_bits_and_of_one_channel(tmp_path, picture):
+    """As files of them are read."""
+    path = str(tmp_path / 'net.pth')
+    trained(path)
+    deep = picture.astype(np.uint16) * 256 + 7
+    net = network.load(path)
+    assert (net.predict(deep)[0] == net.predict(picture)[0]).all()
+    with pytest.raises(UserError, match='this array: the values of this 16-bit picture end at'):
+        net.predict(picture.astype(np.uint16))
+    trained(path, MEAN=(0.5,), STD=(0.2,))
+    net, grey = network.load(path), picture[..., 0]
+    _, wanted = net.predict(grey[..., None])
+    assert len(np.unique(wanted)) > 100
+    swapped = Image.frombytes('I;16B', grey.shape[::-1], deep[..., 0].astype('>u2').tobytes())
+    for image in (
+        grey,
+        deep[..., 0],
+        Image.fromarray(grey),
+        Image.fromarray(deep[..., 0]),
+        swapped,
+    ):
+        assert abs(net.predict(image)[1] - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'gpu', 5.5])
+def test_a_device_that_is_not_there(device, tmp_path):
+    with pytest.raises(UserError, match='^device=.* cannot be used .*; leave it out'):
+        network.load(tmp_path / 'net.pth', device)
+
+
 def test_no_network(tmp_path):
     before = config.current()
     with pytest.raises(UserError, match=r'net\.pth'):
@@ -203,6 +233,23 @@ def test_onnx(tmp_path, head):
         with torch.no_grad():
             assert abs(net(image).numpy() - logits).max() < 1e-4
         assert logits.shape == (1, 5, height, width)
+
+
+def test_onnx_of_four_channels(tmp_path):
+    """The pixels go in as they are."""
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    path = str(tmp_path / 'net.onnx')
+    small(MEAN=(0.1, 0.9, 0.3, 0.7), STD=(0.2, 0.3, 0.4, 0.5))
+    net = network.fold(network.build(5, settings))
+    assert 0 <= network.export(net, path) < 1e-4
+    session = runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    [image] = session.get_inputs()
+    assert image.type == 'tensor(uint8)' and image.shape[:2] == [1, 4]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 150, 170), np.uint8)
+    [logits] = session.run(['logits'], {'image': pixels})
+    with torch.no_grad():
+        assert abs(net(torch.from_numpy(pixels)).numpy() - logits).max() < 1e-4
 
 
 def test_pt2_and_one_size(tmp_path):

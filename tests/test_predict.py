@@ -198,6 +198,17 @@ def test_the_settings_of_evaluation_count(again):
     )
 
 
+def test_a_large_picture_is_announced(again):
+    """Nothing else moves while one is predicted: TEST_BATCH crops of 65x65 are small."""
+    for i, (h, w) in enumerate([(60, 80), (140, 150), (140, 150), (150, 160)]):
+        put_picture(f'{again.pics}/{i}.png', scene(i, h, w))
+    out = predicted(again, str(again.pics))
+    lines = [line for line in out.splitlines() if 'predicting' in line and 'pixels' in line]
+    assert lines == [
+        f'{i}: predicting {size} pixels' for i, size in ((1, '150x140'), (3, '160x150'))
+    ]
+
+
 # -------------------------------------------------------------------------------------------------------- names of files
 
 

@@ -279,7 +279,7 @@ def is_argument(word):
 
 
 def override(words):
-    """Put recipe files and KEY=value in force, in order; return the names that KEY=value gave."""
+    """Put recipe files and KEY=value in force, in order; return names: KEY and recipes' data."""
     values, explicit = {}, set()
     for name, value in current().items():
         values[name] = convert(name, value, 'settings.py')
@@ -292,6 +292,7 @@ def override(words):
             recipe = read_recipe(word)
             recipe.setdefault('NAME', os.path.splitext(os.path.basename(word))[0])
             values.update(recipe)
+            explicit |= {'DATASET', 'DATA_ROOT', 'TRAIN_SPLIT', 'VAL_SPLIT'} & set(recipe)
     for word in words:  # a NAME on the command line goes before that of any recipe
         if word.startswith('NAME='):
             values['NAME'] = read_argument(word)[1]

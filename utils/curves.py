@@ -1,5 +1,8 @@
 """Curves of several runs in one picture; the only file that needs matplotlib."""
 
+import math
+
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -19,10 +22,10 @@ EM = {  # see network.EMAU.curves
 def plot(groups, path):
     """Draw loss and mIoU over the steps, and the curves of EM units, into a PNG file.
 
-    groups  objects with .name and .runs, which share a colour and an entry of the legend; these
-            have .train and .val: entries of log.jsonl with a loss, with a score
+    groups  objects with .name and .runs; these have .train and .val: entries of log.jsonl with a
+            loss, with a score. Several runs are their mean, in a band of the standard deviation
     """
-    font, names = fonts.fit(group.name for group in groups)
+    font, names = fonts.fit(map(title, groups))
     names = [legend_name(name) for name in names]
     columns = max(1, 150 // (8 + max(map(len, names))))
     lines = -(-len(groups) // columns)  # of the legend
@@ -56,6 +59,12 @@ def plot(groups, path):
         FigureCanvasAgg(figure).print_png(f)
 
 
+def title(group):
+    """Return what the legend says of a group."""
+    n = len(group.runs)
+    return group.name if n == 1 else f'{group.name} (mean ± standard deviation of {n})'
+
+
 def all_entries(groups):
     """Yield the entries of training of all runs."""
     for group in groups:
@@ -69,7 +78,7 @@ def legend_name(name):
 
 
 def draw(groups, axes, kind, key, scale):
-    """Draw a value of entries over the steps, `scale` times, a line per run.
+    """Draw a value of entries over the steps, `scale` times, a line per group.
 
     kind  'train' or 'val', the entries of a run
     """
@@ -82,9 +91,34 @@ def draw(groups, axes, kind, key, scale):
         }
         if kind == 'val':
             look |= {'marker': 'o', 'markersize': 3}
-        for run in group.runs:
-            entries = [entry for entry in getattr(run, kind) if key in entry]
-            values = [number(entry[key]) for entry in entries]
-            values = [value and scale * value for value in values]
-            axes.plot([entry['step'] for entry in entries], values, **look)
+        curves = [curve(getattr(run, kind), key, scale) for run in group.runs]
+        steps, means, deviations = average([values for values in curves if values])
+        axes.plot(steps, means, **look)
+        if deviations is not None:
+            band = means - deviations, means + deviations
+            axes.fill_between(steps, *band, color=look['color'], alpha=0.2, linewidth=0)
     axes.grid(alpha=0.3)
+
+
+def curve(entries, key, scale):
+    """Return {step: value, `scale` times} of the entries that have one; NaN if it is no number."""
+    values = {}
+    for entry in entries:
+        if key in entry:
+            value = number(entry[key])
+            values[entry['step']] = math.nan if value is None else scale * value
+    return values
+
+
+def average(curves):
+    """Return steps, means and deviations (n - 1) of curves {step: value}, at steps that all have.
+
+    The deviation of a single curve is None.
+    """
+    steps = []
+    if curves:
+        steps = [step for step in curves[0] if all(step in values for values in curves)]
+    points = np.array([[values[step] for values in curves] for step in steps])  # step run
+    if len(curves) < 2 or not steps:
+        return steps, points.ravel(), None
+    return steps, points.mean(1), points.std(1, ddof=1)

@@ -27,7 +27,7 @@ def load(path, device=None):
     path    a file of any code base that docs/checkpoints.md lists; it brings its settings
     device  as torch names it; None = the first GPU, or the CPU
     TEST_SCALES and the other settings of evaluation that are in force now count in net.predict.
-    UserError says what is wrong with a file.
+    UserError says what is wrong with a file, or with the device.
     """
     import checkpoint
     import eval
@@ -35,6 +35,7 @@ def load(path, device=None):
 
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    check_device(device)
     before = config.current()
     try:
         net, _ = checkpoint.load_network(os.path.expanduser(os.fspath(path)))
@@ -45,12 +46,25 @@ def load(path, device=None):
     return net.to(torch.device(device), memory_format=torch.channels_last)
 
 
+def check_device(device):
+    """Raise UserError unless tensors can be on a device."""
+    try:
+        torch.zeros(1, device=device)
+    except Exception as e:  # torch raises many kinds
+        reason = (str(e) or type(e).__name__).splitlines()[0].partition('. ')[0]
+        raise UserError(
+            f'device={device!r} cannot be used ({reason}); leave it out for the first GPU, or the '
+            'CPU if there is none'
+        ) from None
+
+
 @torch.no_grad()
 def predict(net, image):
     """Return labels (h, w) uint8 and probabilities (n, h, w) float32 of a picture, as arrays.
 
     net    of load(), or in evaluation mode
-    image  a path, a Pillow picture, or an array (h, w, 3) uint8 RGB, or of n channels (h, w, n)
+    image  a path, a Pillow picture, or an array (h, w, 3) RGB, or of n channels (h, w, n), which
+           for one channel may be (h, w); uint8, or uint16, whose upper 8 bits count as in files
     """
     import eval
 
@@ -67,17 +81,19 @@ def predict(net, image):
 
 def as_array(image, n):
     """Return a picture, see predict(), as an array (h, w, n) uint8, upright."""
+    from datasets import pictures
     from datasets.channels import CHANNELS
     from datasets.files import read_image
 
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.path.expanduser(os.fspath(image)), upright=True, channels=n)
-    if isinstance(image, Image.Image):
-        if n != 3 and CHANNELS.get(image.mode) == n:
-            upright = np.array(ImageOps.exif_transpose(image))
-            return upright.reshape(*upright.shape[:2], n)
-        if n != 3:
+    if isinstance(image, Image.Image) and n != 3:
+        if CHANNELS.get(image.mode) != n and not (n == 1 and image.mode.startswith('I;16')):
             raise UserError(f'this picture has {image.mode} pixels, the network reads {n} channels')
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):
+            image = np.array(image).astype(np.uint16)  # whatever the order of its bytes
+    elif isinstance(image, Image.Image):
         if image.mode not in MODES:
             raise UserError(
                 f'this picture has {image.mode} values, not 8 bits a channel; give its path, or '
@@ -85,11 +101,15 @@ def as_array(image, n):
             )
         return np.array(ImageOps.exif_transpose(image).convert('RGB'))
     array = np.ascontiguousarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != n or not array.size:
+    if array.ndim == 2 and n == 1:
+        array = array[..., None]
+    kinds = np.uint8, np.uint16
+    if array.dtype not in kinds or array.ndim != 3 or array.shape[2] != n or not array.size:
         raise UserError(
             f'this image is {array.dtype} of shape {array.shape}; expected a path, a Pillow '
-            f'picture or an array (h, w, {n}) uint8{" RGB" if n == 3 else ""}'
+            f'picture or an array (h, w, {n}){" RGB" if n == 3 else ""} of uint8 or uint16'
         )
+    array = pictures.with_8_bits('this array', array)
     return array if array.flags.writeable else array.copy()
 
 
@@ -99,8 +119,8 @@ def as_array(image, n):
 def export(net, path, size=None):
     """Write a network as .onnx or .pt2; return how far it is from torch, of logits, at most.
 
-    The exported network has an input `image` (1, 3, h, w) uint8 RGB, or of other channels, and an
-    output `logits` (1, n, h, w) float32.
+    The exported network has an input `image` (1, 3, h, w) uint8 RGB, 0 to 255, or of other
+    channels, which it normalises itself, and an output `logits` (1, n, h, w) float32.
     size  None: any height and width; (h, w): that size alone, for networks of which others fail
     """
     path = os.path.expanduser(os.fspath(path))

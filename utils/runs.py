@@ -204,8 +204,8 @@ def is_place(name, settings):
 def by_seed(runs):
     """Return Groups of the Runs that differ in SEED alone, the best mean first.
 
-    Places and names may differ. No group has a SEED twice, see without_repeats(); a run whose
-    settings are not known is a group of its own.
+    Places and names may differ. No group has a SEED twice, see without_repeats(), or runs that have
+    ended beside others; a run whose settings are not known is a group of its own.
     """
     alike = {}
     for run in sorted(runs, key=lambda run: run.name):
@@ -213,7 +213,8 @@ def by_seed(runs):
         values.pop('SEED', None)
         key = run.name
         if values:
-            key = repr([sorted(map(repr, values.items())), sorted(run.code.items())])
+            has_ended = run.steps >= (number(values.get('ITER_MAX')) or 0)
+            key = repr([sorted(map(repr, values.items())), sorted(run.code.items()), has_ended])
         alike.setdefault(key, []).append(run)
     members = []
     for part in alike.values():

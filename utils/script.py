@@ -12,7 +12,7 @@ import sys
 
 import settings
 from utils import quiet
-from utils.config import UsageError, UserError, nearest, override
+from utils.config import UsageError, UserError, is_argument, nearest, override
 from utils.printable import printable
 
 MEMORY = {  # what a script can do where memory runs out
@@ -68,11 +68,24 @@ class Parser(argparse.ArgumentParser):
         flags = self.parse_intermixed_args(words)
         flags.settings, flags.inputs = [], []
         for word in flags.words:
+            self.check(word)
             if self.is_setting(word):
                 flags.settings.append(word)
             else:
                 flags.inputs.append(os.path.expanduser(word))
         return flags
+
+    def check(self, word):
+        """Raise UsageError for a checkpoint or a number where a setting is meant."""
+        if not self.reads_settings or is_argument(word):
+            return
+        if word.endswith('.pth'):
+            raise UsageError(f'{word}: a checkpoint is named by a setting: CHECKPOINT={word}')
+        if word.isdecimal() and not self.inputs:
+            raise UsageError(
+                f'{word}: expected recipe.py or KEY=value, such as CROP_SIZE={word}; '
+                'settings.py lists the settings'
+            )
 
     def is_setting(self, word):
         """Tell whether a word is a recipe or KEY=value, not an input."""
@@ -202,8 +215,10 @@ def run(main, parser):
     """Put the command line in force, call main(flags) and end the process.
 
     The status is what main returns, or 0; a mistake of the user's prints one sentence and gives 1,
-    or 2 for wrong usage. flags.explicit holds the names that were given as KEY=value.
+    or 2 for wrong usage. flags.explicit holds the names that config.override() returned.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while the script was imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     out, err = quiet.Output(sys.stdout, plain=True), quiet.Output(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         quiet.ignore_libraries()

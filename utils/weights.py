@@ -283,6 +283,7 @@ class Report(NamedTuple):
     step, settings           what the file says of them; None, {}
     left_out                 names in the file that are no part of a network
     note                     more to say
+    classes                  the class table of the user's own data, if the file keeps it; None
     """
 
     path: str
@@ -295,6 +296,7 @@ class Report(NamedTuple):
     settings: dict = {}
     note: str = ''
     left_out: list = []
+    classes: tuple = None
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.wrong)
