@@ -78,7 +78,7 @@ def sample(data, position, index):
 
 
 def textbook(unit, x):
-    """Return what an EMAU makes of x (b, c, h, w), as the official code does.
+    """Return what an EMAU makes of x (b, c, h, w), as the official code does, and its bases.
 
     conv1 works on the pixels, and the attention path has no gradient.
     """
@@ -89,7 +89,7 @@ def textbook(unit, x):
             z = torch.bmm(pixels.transpose(1, 2), mu).softmax(2)  # b n k
             mu = unit.normalise(torch.bmm(pixels, z / (1e-6 + z.sum(1, keepdim=True))))
         y = torch.bmm(mu, z.transpose(1, 2)).view_as(x)
-    return F.relu(unit.conv2(F.relu(y)) + x)
+    return F.relu(unit.conv2(F.relu(y)) + x), mu
 
 
 def confusion(pred, label, n):

@@ -14,7 +14,7 @@ import settings
 from benchmarks import measure, reference
 from eval import predict, protocol
 from heads.frame import SegNet
-from utils import config, script
+from utils import config, distributed, script
 
 SCALES = 0.5, 0.75, 1.0, 1.25, 1.5, 1.75
 SIZE = 375, 500  # height and width of the picture: VOC's
@@ -51,7 +51,7 @@ def main(flags):
     picture = torch.randint(256, (*SIZE, 3)).byte()
     image = picture.permute(2, 0, 1)[None].to(world.device)
     net = network.fold(network.build(dataset.n_classes(), settings))
-    net.to(world.device, memory_format=torch.channels_last)
+    distributed.place(net, world)
     free = Free(dataset.n_classes(), net).to(world.device)
     for what, model in (('views, outside the network', free), ('views, in all', net)):
         forms = {

@@ -1,10 +1,13 @@
 """bench.py: what it prints parses; what it compares with computes the same. No timing is asserted."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import helpers
 import numpy as np
@@ -14,12 +17,23 @@ import torch
 import bench
 import dataset
 import network
-from benchmarks import measure, reference, scenes, views
+from benchmarks import (
+    gpu,
+    gpu_checks,
+    loader,
+    measure,
+    peers,
+    reference,
+    rivals,
+    scenes,
+    steps,
+    views,
+)
 from datasets import shapes
 from eval import Protocol, scores
 from heads.fapn import Deformable
 from utils import config, distributed
-from utils.config import UsageError
+from utils.config import UsageError, UserError
 from utils.table import table
 
 SMALL = [
@@ -68,14 +82,118 @@ def assert_figures(text, line):
     return middle
 
 
-def test_network_beside_plain():
-    text = run(*SMALL, 'AMP=off', '--plain', '--rounds', '1')
-    assert re.search(r'1 threads; torch \d.*; torch.float32', text.splitlines()[0])
-    assert re.search(r'ema on ResNet-18 at stride 8, 65x65 pixels, 10 classes', text)
+@pytest.fixture(scope='module')
+def sections(drawn_shapes):
+    """{title: text} of what benchmarks/gpu.py writes on the CPU, at sizes that take seconds."""
+    done = subprocess.run(
+        [sys.executable, 'benchmarks/gpu.py', '--cpu', '--tiny', '--data', str(drawn_shapes)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    return dict(part.split('\n', 1) for part in done.stdout.split('### ')[1:])
+
+
+def test_every_part_for_a_gpu_works_without_one(sections):
+    left_out = 'compiled', 'heads', 'peers-training-512x1024', 'peers-inference-513'
+    left_out += 'peers-inference-512x1024', 'peers-evaluation-513', 'peers-evaluation-512x1024'
+    titles = [part[0] for name, part in gpu.full_parts('', '').items() if name not in left_out]
+    assert list(sections) == titles
+    run_in_half = sections['A run in half precision']
+    assert 'finished: 4 steps' in run_in_half and 'bfloat16; ' in run_in_half
+    for title in ('Engines', 'Gradients and the CPU'):
+        rows = [line for line in sections[title].splitlines() if line.startswith('| ')][2:]
+        assert rows and all(row.endswith('| 0.0e+00 | equal |') for row in rows)
+    text = sections['Evaluation of a folder']
+    assert '1 x 40 pictures of 64x48 (png), 0 loader processes; views: scale 1' in text
+    assert_figures(text, ' +evaluation  saving / scores: time')
+    assert 'left out: there is no camvid' in sections['CamVid']
+
+
+def test_gradients_that_differ_fail(monkeypatch, capsys):
+    def shifted(device):
+        return [gpu_checks.compare('ema', torch.tensor([1.0, 2.001]), torch.tensor([1.0, 2.0]))]
+
+    monkeypatch.setattr(gpu_checks, 'gradients', shifted)
+    helpers.put(DEVICES='cpu')
+    with pytest.raises(UserError, match='more than 1e-06 apart: ema'):
+        gpu_checks.main(SimpleNamespace(inputs=['gradients']))
+    assert '| ema | 5.0e-04 | DIFFERENT |' in capsys.readouterr().out
+
+
+def test_a_part_that_fails_or_takes_too_long_says_so(capsys, tmp_path):
+    """What it printed before is kept, and its children end with it."""
+    child = f"import time; time.sleep(2); open({str(tmp_path / 'late')!r}, 'w')"
+    slow = "import subprocess, sys; print('| row |', flush=True); "
+    slow += f'subprocess.run([sys.executable, "-c", {child!r}])'
+    assert not gpu.run_part('Slow', [['-c', slow]], 1, [])
+    assert not gpu.run_part('Broken', [['-c', 'import sys; sys.exit("why")'], ['bench.py']], 60, [])
+    assert gpu.run_part('Fine', [['-c', 'print(1)']], 60, [])
+    out = capsys.readouterr().out
+    slow, broken, fine = out.split('### ')[1:]
+    assert 'failed with status 1: why' in broken and broken.count('`python') == 1
+    assert '| row |\n' in slow and 'Not done within' in slow and '    1\n' in fine
+    time.sleep(2)
+    assert not (tmp_path / 'late').exists()
+
+
+def test_peers(sections):
+    """A row per precision of both; the networks are one, so they do the same work."""
+    text = sections['Ours and others: training, 513']
+    row = [line for line in text.splitlines() if line.startswith('| fcn (torchvision)')]
+    cells = [cell.strip() for cell in row[0].strip('|').split('|')]
+    assert len(row) == 1 and cells[1:4] == ['training', '65x65', 'float32 / float32']
+    assert re.fullmatch(FIGURES, cells[5]) and len(set(cells[7].split(' / '))) == 1
+
+
+def test_sizes_of_a_rival_do_not_depend_on_others(tmp_path):
+    config.override([*peers.SHARED, 'CROP_SIZE=(129, 129)'])
+    alone = peers.prepare(str(tmp_path), ['emanet'])
+    assert peers.prepare(str(tmp_path), ['fcn', 'emanet'])['emanet'] == alone['emanet']
+
+
+def test_rivals_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert rivals.installed() == ['fcn', 'deeplabv3', 'emanet']
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
+    assert rivals.installed() == list(rivals.RIVALS)
+
+
+@pytest.mark.parametrize('name', ['fcn', 'deeplabv3'])
+def test_networks_of_torchvision_are_ours(name, tmp_path, monkeypatch):
+    config.override([*peers.SHARED, 'CROP_SIZE=(65, 65)'])
+    assert name in peers.prepare(str(tmp_path), [name])
+    monkeypatch.setattr(rivals, 'output', lambda net, x: (net(x)['out'] + 0.01, None))
+    with pytest.raises(UserError, match=f'{name}: logits differ from theirs by '):
+        peers.prepare(str(tmp_path), [name])
+
+
+def test_evaluation_of_a_rival_gives_our_score(tmp_path):
+    """Of the same weights on the same pictures, so that their times can be compared."""
+    reference.draw(str(tmp_path), 64, 48, 'png')
+    words = [f'DATA_ROOT={tmp_path}', 'CROP_SIZE=(65, 65)', 'AMP=off', 'NUM_WORKERS=0']
+    config.override([*peers.SHARED, *words])
+    peers.prepare(str(tmp_path), ['fcn'])
+    config.override(rivals.RIVALS['fcn'].words)
+    theirs = rivals.RIVALS['fcn'].make(peers.N_CLASSES)
+    theirs.load_state_dict(torch.load(tmp_path / 'fcn.pth'))
+    world = distributed.World([torch.device('cpu')])
+    step = rivals.evaluation_step(world, theirs, peers.data_set().pairs)
+    own_step = peers.our_step(world, 'evaluation', str(tmp_path / 'fcn.pth'))
+    assert step() == own_step() == peers.PICTURES
+    assert own_step.score == pytest.approx(step.score, abs=1e-3) and step.score > 0
+
+
+def test_network_beside_plain(sections):
+    text = re.sub('^    ', '', sections['Training step and inference'], flags=re.M)
+    assert re.search(r'1 threads; torch \d.*; torch.float32', text)
+    assert re.search(r'ema on ResNet-18 at stride 8, 65x65 pixels, 21 classes', text)
     parameters, macs = map(
         float, re.search(r'parameters ([\d.]+) M; MACs ([\d.]+) G', text).groups()
     )
-    helpers.small_net(EM_CHANNELS=64)
+    helpers.small_net(EM_CHANNELS=64, DATASET='voc', DATA_ROOT='./data')
     assert parameters == pytest.approx(bench.parameters(helpers.build()), abs=0.005)
     assert 0.5 < macs < 2
     for kind, batch in (('training', 2), ('inference', 1)):
@@ -88,9 +206,11 @@ def test_network_beside_plain():
         assert_figures(text, f'{kind} +tuned / plain: time')
 
 
-def test_unit():
-    text = run('-m', 'benchmarks.unit', *SMALL, 'CROP_SIZE=33', '--rounds', '2')
-    assert 'EM unit: 64 channels, 8 bases, 3 iterations, 5x5 map, batch 1; GMACs of forward' in text
+def test_unit(sections):
+    text = re.sub(
+        '^    ', '', sections['The EM unit, the confusion matrix, several views'], flags=re.M
+    )
+    assert 'EM unit: 64 channels, 8 bases, 3 iterations, 9x9 map, batch 1; GMACs of forward' in text
     for what in ('forward', r'forward\+backward'):
         for name in ('unit', 'textbook', 'dense'):
             assert_figures(text, f'{what}  {name}')
@@ -136,19 +256,23 @@ def test_views(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    'arguments, words',
+    'parser, arguments, words',
     [
-        (['--plian'], 'no such flag; did you mean --plain?'),
-        (['--rounds', '0'], 'from 1'),
-        (['--rounds'], '--rounds: expected one argument'),
-        (['-m', 'benchmarks.loader', '--synthetic', '500'], 'WIDTHxHEIGHT'),
-        (['-m', 'benchmarks.loader', '--synthetic', '500x0'], 'WIDTHxHEIGHT'),
-        (['BATCHSIZE=2'], 'BATCH_SIZE'),
+        (bench.parser, ['--rounds', '0'], 'from 1'),
+        (bench.parser, ['--rounds'], '--rounds: expected one argument'),
+        (loader.parser, ['--synthetic', '500'], 'WIDTHxHEIGHT'),
+        (loader.parser, ['--synthetic', '500x0'], 'WIDTHxHEIGHT'),
+        (peers.parser, ['--sizes', '5x5x5'], 'is not a size, such as 513 or 512x1024'),
     ],
 )
-def test_wrong_usage_is_a_sentence(arguments, words):
-    error = run(*arguments, status=2)
-    assert words in error and len(error.splitlines()) == 1
+def test_wrong_usage_is_told(parser, arguments, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        parser().read(arguments)
+
+
+def test_wrong_usage_is_a_sentence():
+    error = run('--plian', status=2)
+    assert 'no such flag; did you mean --plain?' in error and len(error.splitlines()) == 1
 
 
 def test_unknown_head_is_a_sentence():
@@ -194,7 +318,8 @@ def test_textbook_unit_is_the_unit():
     unit = network.EMAU(16, 4).eval()
     x = torch.randn(2, 16, 5, 7)
     with torch.no_grad():
-        helpers.assert_close(reference.textbook(unit, x), unit(x)[0], 1e-5)
+        for one, two in zip(reference.textbook(unit, x), unit(x), strict=True):
+            helpers.assert_close(one, two, 1e-5)
 
 
 @torch.no_grad()
@@ -242,7 +367,7 @@ def test_size_alone(monkeypatch, capsys):
     helpers.small_net(CROP_SIZE=65, STRIDE=16)
     bench.bench_network(distributed.World([torch.device('cpu')]), flags('--size'))
     out = capsys.readouterr().out.splitlines()
-    count = sum(p.numel() for p in bench.build().parameters()) / 1e6
+    count = sum(p.numel() for p in steps.build().parameters()) / 1e6
     assert len(out) == 2 and out[1].startswith(f'parameters {count:.2f} M; MACs ')
 
 
@@ -283,22 +408,25 @@ def test_table_with_times(monkeypatch, capsys):
     """Time and memory of a head, and of the trunk, over which its memory is counted."""
     monkeypatch.setattr(bench, 'HEADS', {})
     monkeypatch.setattr(bench, 'FORMS', ())
-    monkeypatch.setattr(sys, 'argv', ['bench.py', *SMALL])
+
+    def time_steps(kind, variants, rounds, words=()):
+        return {variants[0]: [1.25] * rounds}, {variants[0]: 300.4}
+
+    monkeypatch.setattr(bench, 'time_steps', time_steps)
     config.override(SMALL)
     bench.bench_all(bench.parser().read(['--all', '--rounds', '1']))
     lines = [re.split('  +', line) for line in capsys.readouterr().out.splitlines()[-3:]]
     sizes = ['HEAD', 'M parameters', 'M over trunk', 'GMACs', 'GMACs over trunk']
     assert lines[0] == [*sizes, 'training s', 'training MiB', 'inference s', 'inference MiB']
-    assert lines[1][0] == 'ema' and all(re.fullmatch(r'[\d.]+|nan', x) for x in lines[1][1:])
-    assert lines[2][:7] == ['the trunk alone', *['-'] * 6]
-    assert all(re.fullmatch(r'[\d.]+|nan', x) for x in lines[2][7:])
+    assert lines[1][0] == 'ema' and lines[1][5:] == ['1.250', '300', '1.250', '300']
+    assert lines[2] == ['the trunk alone', *['-'] * 6, '1.250', '300']
 
 
 @torch.no_grad()
 def test_the_trunk_alone():
     """What the memory of a head is held against: the four maps, and nothing of the head."""
     config.override(SMALL)
-    maps = bench.inference_step(measure.one_device(), 'trunk')()
+    maps = steps.inference_step(measure.one_device(), 'trunk')()
     assert [m.shape[1] for m in maps] == [64, 128, 256, 512] and maps[3].shape[2:] == (9, 9)
 
 
@@ -334,17 +462,21 @@ def test_figures_of_the_scenes():
 
 def test_scenes_are_trained_once_and_evaluated(drawn_shapes, tmp_path):
     command = ['-m', 'benchmarks.scenes', str(tmp_path), *SMALL, f'DATA_ROOT={drawn_shapes}']
-    command += ['ITER_MAX=2', 'CROP_SIZE=33', 'WARMUP=0', '--heads', 'ema', '--seeds', '2']
+    command += ['ITER_MAX=2', 'CROP_SIZE=33', 'WARMUP=0', '--heads', 'ema', '--seeds', '1']
     first = run(*command).splitlines()
     assert first[0] == '|  | mIoU | local | around | elsewhere | pooled |'
-    assert first[2].startswith('| ema | ') and first[2].count('±') == 5 and len(first) == 3
-    paths = [tmp_path / 'models' / name / 'final.pth' for name in ('ema_0', 'ema_1')]
-    times = [os.stat(path).st_mtime_ns for path in paths]
+    assert first[2].startswith('| ema | ') and len(first) == 3
+    path = tmp_path / 'models' / 'ema_0' / 'final.pth'
+    time = os.stat(path).st_mtime_ns
     assert run(*command).splitlines() == first
-    assert 'words.txt: the runs in this folder had other settings' in run(
-        *command, 'LR=1', status=2
-    )
-    assert times == [os.stat(path).st_mtime_ns for path in paths]
+    assert time == os.stat(path).st_mtime_ns
+    assert scenes.cell([82.0, 84.0]) == '83.00 ± 1.41' and scenes.cell([82.0]) == '82.00'
+
+
+def test_runs_of_other_settings_are_told_apart(tmp_path):
+    scenes.Runs(tmp_path, ['LR=1'], 1)
+    with pytest.raises(UsageError, match='words.txt: the runs in this folder had other settings'):
+        scenes.Runs(tmp_path, ['LR=2'], 1)
 
 
 def test_heads_of_the_scenes_get_the_trunk_that_they_work_with():

@@ -1,0 +1,247 @@
+"""Time our networks and loops against what people would take instead, in turn, on one machine.
+
+    python -m benchmarks.peers                          all of it, at 513x513 and 512x1024
+    python -m benchmarks.peers --rivals fcn,emanet --tasks training --sizes 513
+    python -m benchmarks.peers --markdown               a table for a document
+    ... --rounds N                                      times each is measured
+
+Rivals are torchvision's FCN and DeepLabv3 with the loop of its references; PSPNet and DeepLabV3+ of
+segmentation_models.pytorch, where it is installed, which are other networks of those names (see the
+GMACs); and the plain form of the official EMANet. Trunks are ResNet-50, weights random: the same
+for both where the networks are one, whose logits are compared first.
+    training    a step on BATCH_SIZE images
+    inference   TEST_BATCH images
+    evaluation  a folder of drawn pictures, from the files to the score
+Ours compute in float32 and in the half type of the device; theirs in float32, as they come, and
+under the same autocast. A ratio below 1 says that ours take less.
+"""
+
+import argparse
+import os
+import tempfile
+from statistics import median
+
+import torch
+
+import checkpoint
+import dataset
+import eval as evaluation
+import settings
+from benchmarks import measure, reference, rivals, steps
+from benchmarks.rivals import RIVALS
+from utils import config, distributed, script
+from utils.config import UserError
+from utils.table import table
+
+TASKS = 'training', 'inference', 'evaluation'
+N_CLASSES = 11  # those of the drawn pictures
+PICTURES = 8
+SHARED = (
+    'DATASET=camvid',
+    f'N_CLASSES={N_CLASSES}',
+    'HEAD_ARGS={}',
+    'TEST_SCALES=(1.0,)',
+    'TEST_FLIP=False',
+    'TEST_CROP=None',
+    'ACCUMULATE=1',
+    'PRETRAINED=',
+    'INIT=',
+    'COMPILE=False',
+)
+
+
+def parser():
+    parser = measure.parser(__doc__)
+    parser.add_argument('--rivals', type=some_of(RIVALS), default=rivals.installed())
+    parser.add_argument('--tasks', type=some_of(TASKS), default=TASKS)
+    parser.add_argument('--sizes', type=sizes, default=sizes('513,512x1024'))
+    parser.add_argument('--markdown', action='store_true', help='a table for a document')
+    parser.add_argument('--child', nargs=4, help=argparse.SUPPRESS)
+    return parser
+
+
+def some_of(names):
+    """Return a function that takes names, separated by commas, from a flag."""
+
+    def take(text):
+        for word in text.split(','):
+            if word not in names:
+                raise argparse.ArgumentTypeError(f'{word!r}: there are {", ".join(names)}')
+        return text.split(',')
+
+    return take
+
+
+def sizes(text):
+    """Return [(height, width)] of a flag such as 513,512x1024."""
+    pairs = []
+    for word in text.split(','):
+        parts = [measure.at_least_one(part) for part in word.split('x')]
+        if len(parts) > 2:
+            raise argparse.ArgumentTypeError(f'{word!r} is not a size, such as 513 or 512x1024')
+        pairs.append((parts[0], parts[-1]))
+    return pairs
+
+
+# -------------------------------------------------------------------------------------- one process
+
+
+def child(task, name, folder, variant):
+    """Be the process of 'ours', or of 'theirs' in float32 ('theirs') or half ('theirs-half')."""
+    file = measure.answers()
+    if variant == 'theirs':
+        config.put({'AMP': 'off'})
+    world = measure.one_device()
+    rival = RIVALS[name]
+    weights = os.path.join(folder, f'{name}.pth')
+    if variant == 'ours':
+        step = our_step(world, task, weights if rival.make and rival.same else None)
+    elif rival.make:
+        net = rival.make(N_CLASSES)
+        net.load_state_dict(torch.load(weights))
+        net = net.to(world.device)
+        if task == 'evaluation':
+            step = rivals.evaluation_step(world, net, data_set().pairs)
+        else:
+            step = getattr(rivals, f'{task}_step')(world, net)
+    else:
+        step = rivals.plain_step(world, task)
+    measure.serve(world, step, file)
+
+
+def data_set():
+    """Return the drawn pictures as a Dataset, which has a few of them."""
+    data = dataset.Dataset('train', train=False)
+    return dataset.Dataset('train', train=False, pairs=data.pairs[:PICTURES])
+
+
+def our_step(world, task, weights):
+    """Return a function that makes a step of a task as our scripts do.
+
+    weights  a file to load first, or None
+    """
+
+    def load(net):
+        if weights:
+            checkpoint.load_weights(net, weights, 'any')
+
+    if task == 'training':
+        return steps.training_step(world, 'tuned', load)
+    if task == 'inference':
+        step = steps.inference_step(world, 'tuned', load)
+
+        @torch.no_grad()
+        def predict():
+            with world.autocast():
+                return step()
+
+        return predict
+    net, data = steps.build(), data_set()
+    load(net)
+    distributed.place(net, world)
+
+    def score():
+        score.score = evaluation.evaluate(net, data, world)['mIoU']
+        return len(data)
+
+    return score
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+def prepare(folder, names):
+    """Write random weights of the rivals to a folder; return {name: GMACs of one image, in words}.
+
+    UserError if a network that should be the same gives other logits.
+    """
+    work = {}
+    before = config.current()
+    for name in names:
+        rival = RIVALS[name]
+        config.put(before)
+        config.override([*SHARED, *rival.words])
+        torch.manual_seed(0)
+        ours = steps.build().eval()
+        image = torch.randn(1, 3, *config.sides(settings.CROP_SIZE))
+        macs = measure.macs(ours, image)
+        work[name] = f'{macs:.0f} / {macs:.0f}'
+        if not rival.make:
+            continue
+        theirs = rival.make(N_CLASSES).eval()
+        path = os.path.join(folder, f'{name}.pth')
+        torch.save(theirs.state_dict(), path)
+        work[name] = f'{macs:.0f} / {measure.macs(lambda x, net=theirs: net(x), image):.0f}'
+        if rival.same:
+            checkpoint.load_weights(ours, path, 'any')
+            small = image[..., :97, :97]
+            with torch.no_grad():
+                wanted = rivals.output(theirs, small)[0]
+                difference = (ours(small) - wanted).abs().max() / wanted.abs().max()
+            if difference > 1e-4:
+                raise UserError(f'{name}: logits differ from theirs by {difference:.1e}')
+    config.put(before)
+    return work
+
+
+def variants(half):
+    """Return [(AMP of ours, variants of the processes)]."""
+    rows = [('off', ('ours', 'theirs'))]
+    if half:
+        rows.append(('auto', ('ours', 'theirs', 'theirs-half')))
+    return rows
+
+
+def time_rows(world, folder, task, name, size, flags):
+    """Time a task of a rival at a size (height, width); return rows of the table."""
+    rows = []
+    for amp, forms in variants(world.half_type()):
+        if not RIVALS[name].make:
+            forms = forms[:2]  # the plain form is the official float32
+        words = [*SHARED, *RIVALS[name].words, f'CROP_SIZE={size}', f'AMP={amp}']
+        words += [f'DATA_ROOT={folder}/{size[0]}x{size[1]}']
+        command = ['-m', 'benchmarks.peers', *flags.settings, *words, '--child', task, name, folder]
+        with measure.children(command, forms) as processes:
+            times = measure.in_turn({v: p.step for v, p in processes.items()}, flags.rounds, 2)
+        ours = processes['ours']
+        for form in forms[1:]:
+            own = 'float32' if amp == 'off' else str(world.half_type()).removeprefix('torch.')
+            rows.append(
+                {
+                    'rival': f'{name} ({RIVALS[name].project})',
+                    'task': task,
+                    'size': f'{size[0]}x{size[1]}',
+                    'ours / theirs': f'{own} / {own if form == "theirs-half" else "float32"}',
+                    'ours s': f'{median(times["ours"]):.3f}',
+                    'time': measure.ratio(times['ours'], times[form]),
+                    'memory': f'{ours.memory / processes[form].memory:.2f}',
+                }
+            )
+    return rows
+
+
+def main(flags):
+    if flags.child:
+        return child(*flags.child)
+    world = measure.start()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in flags.sizes:
+            config.override([*SHARED, f'CROP_SIZE={size}'])
+            work = prepare(folder, flags.rivals)
+            if 'evaluation' in flags.tasks:
+                ending = 'jpg' if size[0] == size[1] else 'png'
+                reference.draw(f'{folder}/{size[0]}x{size[1]}', size[1], size[0], ending)
+            for task in flags.tasks:
+                for name in flags.rivals:
+                    if task == 'evaluation' and not RIVALS[name].make:
+                        continue
+                    for row in time_rows(world, folder, task, name, size, flags):
+                        rows.append(row | {'GMACs': work[name]})
+                        print(' | '.join(rows[-1].values()), flush=True)
+    print(f'training batch {settings.BATCH_SIZE}, inference batch {settings.TEST_BATCH}')
+    print(*table(rows, flags.markdown), sep='\n')
+
+
+if __name__ == '__main__':
+    script.run(main, parser())
