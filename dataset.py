@@ -48,9 +48,9 @@ def class_names():
     names, n = list(classes().names), n_classes()
     if n < len(names):
         raise UsageError(
-            f'N_CLASSES = {n} is less than the {len(names)} classes of {settings.DATASET}; '
-            'N_CLASSES=None uses all of them. If a checkpoint brought it along, name its data set: '
-            'DATASET=NAME, or DATASET=folder DATA_ROOT=FOLDER for data of your own'
+            f'N_CLASSES = {n} is less than the {len(names)} classes of {classes().path}; '
+            'N_CLASSES=None uses all of them in training. A checkpoint has as many as it was '
+            'trained with: give it its own data (DATASET=NAME, or DATA_ROOT=FOLDER) and table'
         )
     if n > settings.IGNORE_LABEL or settings.IGNORE_LABEL == UNKNOWN:
         raise UsageError(f'IGNORE_LABEL = {settings.IGNORE_LABEL} is taken; 255 is free')
@@ -71,10 +71,10 @@ class Dataset(torch.utils.data.Dataset):
 
     def __init__(self, split, train, pairs=None):
         source = entry()
+        self.root = locate(source)
         self.classes = classes()
         self.split, self.train = split, train
         self.pairs = table.pair(listings(split)) if pairs is None else pairs
-        self.root = locate(source)
         if not self.pairs:
             raise UserError(
                 f'{self.root}: the split {split} of {settings.DATASET} has no images; {source.get}'
@@ -258,12 +258,13 @@ def as_tensor(array):
 def parallel_map(task, indices, what, world=None):
     """Yield task(index) of each index, in their order, computed by NUM_WORKERS processes.
 
-    A progress bar shows `what`.
+    A progress bar shows `what`. The processes have ended when this does, by an error, too.
     """
     world = world or distributed.World([])
     loader = DataLoader(indices, batch_size=None, collate_fn=task, **worker_options())
-    with world.bar(total=len(indices), desc=what) as bar:
-        for result in start_loader(loader):
+    bar = world.bar(total=len(indices), desc=what)
+    with distributed.ending(start_loader(loader)) as results, bar:
+        for result in results:
             yield result
             bar.update()
 
@@ -394,15 +395,16 @@ def eval_batches(data, indices, budget, pin):
     """
     batch = []
     loader = DataLoader(data, sampler=indices, batch_size=None, **worker_options())
-    for sample in start_loader(loader):
-        if batch:
-            first, image = batch[0][0], sample[0]
-            pixels = (len(batch) + 1) * image[0].numel()
-            is_full = pixels > budget or len(batch) == LARGEST_BATCH
-            if is_full or image.shape != first.shape:
-                yield collate(batch, pin)
-                batch = []
-        batch.append(sample)
+    with distributed.ending(start_loader(loader)) as samples:
+        for sample in samples:
+            if batch:
+                first, image = batch[0][0], sample[0]
+                pixels = (len(batch) + 1) * image[0].numel()
+                is_full = pixels > budget or len(batch) == LARGEST_BATCH
+                if is_full or image.shape != first.shape:
+                    yield collate(batch, pin)
+                    batch = []
+            batch.append(sample)
     if batch:
         yield collate(batch, pin)
 

@@ -12,8 +12,12 @@ Those hold train ids, or with --raw the values of label files.
 import itertools
 import math
 import os
+import signal
 import time
 from typing import NamedTuple
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a word
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +30,10 @@ import settings
 from datasets.predictions import Predictions, writer
 from heads.blocks import SettingsError
 from utils import config, distributed, run_folder, script
+from utils.background import Background
 from utils.config import UsageError, UserError
 from utils.files import check_writable
+from utils.pace import Pace
 from utils.sizes import fitting
 
 STEP = 2 / 3  # from window to window, as a share of the window: semseg's
@@ -267,24 +273,27 @@ def predict(net, image, p, beside_single=False):
 
 
 @torch.no_grad()
-def evaluate(net, data, world, p=None, on_image=None, only=None, boundaries=False):
-    """Evaluate `net` on `data` and return a dict of scores (None without labels).
+def evaluate(net, data, world, p=None, on_image=None, only=None, boundaries=False, stops=None):
+    """Evaluate `net` on `data` and return a dict of scores (None without labels, or if stopped).
 
     It holds metric.scores and the matrix `confusion`; with `boundaries` also `inside`, the matrix
     without them; if the Protocol `p` (None: that of settings) is more than scale 1, also `single`,
     the scores of that alone. Images are dealt out to the processes, none twice. A copy of the
     network is used, with batch norms folded.
     on_image(index, image (3, h, w), label (h, w) or None, pred (h, w)), uint8 on the CPU, is called
-    for the images of this process, or those of them that are among the indices `only`.
+    in threads for the images of this process, or those of them that are among the indices `only`.
+    A single process gives up where StopSignals `stops` have been asked to stop.
     """
     p = p or protocol()
-    net = network.fold(net)
+    net = distributed.place(network.fold(net), world)
     beside_single = data.labelled and p != p.single()
     counts = metric.Counts(len(data.names), world.device, beside_single, boundaries)
     mine = world.share(len(data))
     bar = world.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
-    with world.autocast(), bar:
-        for image, label, indices in dataset.eval_batches(data, mine, p.budget, world.cuda):
+    pace = Pace()
+    batches = pace.reading(dataset.eval_batches(data, mine, p.budget, world.cuda))
+    with world.autocast(), bar, Background(on_image) as show:
+        for image, label, indices in batches:
             try:
                 on_device = image.to(world.device, non_blocking=True)
                 preds = predict(net, on_device, p, beside_single)
@@ -294,12 +303,14 @@ def evaluate(net, data, world, p=None, on_image=None, only=None, boundaries=Fals
             if label is not None:
                 true = label.to(world.device, non_blocking=True)
                 counts.add(true, *preds)
-            shown = [i for i, index in enumerate(indices) if only is None or index in only]
-            if on_image and shown:
-                pred = preds[0].cpu()
-                for i in shown:
-                    on_image(indices[i], image[i], None if label is None else label[i], pred[i])
+            for i, index in enumerate(indices):
+                if on_image and (only is None or index in only):
+                    with pace.waiting('writing' if show.slow else 'network'):
+                        show(index, image[i], None if label is None else label[i], preds[0][i])
+            bar.set_postfix(limit=pace.limit('network'), refresh=False)
             bar.update(len(indices))
+            if stops and stops.seen(world, 0):
+                return None
     if not data.labelled:
         return None
     return all_scores(counts, data, world)
@@ -319,7 +330,8 @@ def all_scores(counts, data, world):
 def report(world, result, name, data, **facts):
     """Write scores to LOG_DIR/NAME/`name` and CSV files next to it, and print them."""
     path = os.path.join(settings.LOG_DIR, settings.NAME, name)
-    more = {'dataset': settings.DATASET, 'split': data.split, 'images': len(data)}
+    more = {'dataset': settings.DATASET, 'root': os.path.abspath(data.root)}
+    more |= {'split': data.split, 'images': len(data)}
     try:
         metric.write(path, result, data.names, more | {'classes': data.names} | facts)
     finally:
@@ -338,7 +350,7 @@ def load(world, path, explicit=()):
     """
     net, loaded = checkpoint.load_network(path, explicit)
     world.print(loaded)
-    return net.to(world.device, memory_format=torch.channels_last), loaded
+    return distributed.place(net, world), loaded
 
 
 def rescore(world, folder, raw):

@@ -12,6 +12,7 @@ from utils.files import atomic_write
 from utils.printable import printable
 
 COLUMNS = '     IoU      F1     acc'  # of a row per class
+LANES = 64  # of counters on CUDA
 BORDER = 3  # pixels on either side of a boundary between labels
 
 
@@ -23,8 +24,27 @@ def confusion(pred, label, n_classes):
     kind = torch.int16 if n_classes < 180 else torch.int32  # (n + 1) * n must fit
     row = label.clamp(max=n_classes).to(kind)  # void goes to an extra row
     cell = row.mul_(n_classes).add_(pred).flatten()
-    counts = torch.bincount(cell, minlength=(n_classes + 1) * n_classes)
+    counts = tally(cell, (n_classes + 1) * n_classes)
     return counts[: n_classes * n_classes].view(n_classes, n_classes)
+
+
+def tally(values, size):
+    """Count how often each of 0..size - 1 is in values (n,); int64 (size,)."""
+    if values.is_cuda:
+        return scattered(values, size)  # bincount would wait for the largest value
+    return torch.bincount(values, minlength=size)
+
+
+def scattered(values, size):
+    """Do as tally() does, without a value that the host has to know.
+
+    Neighbours, which are often alike, go to counters of their own, so that they need not queue.
+    """
+    lane = torch.arange(len(values), device=values.device) % LANES
+    counts = torch.zeros(LANES * size, dtype=torch.int64, device=values.device)
+    one = torch.ones((), dtype=torch.int64, device=values.device)
+    counts.scatter_add_(0, lane * size + values, one.expand(len(values)))
+    return counts.view(LANES, size).sum(0)
 
 
 def inside(label):

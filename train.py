@@ -9,7 +9,11 @@ The same command resumes the run from its latest checkpoint. Ctrl-C or SIGTERM s
 import contextlib
 import math
 import os
+import signal
 from dataclasses import dataclass, field
+
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a word
 
 import torch
 from torch import nn
@@ -19,10 +23,11 @@ import dataset
 import loss as losses
 import network
 import settings
+from datasets.files import as_text
 from eval import evaluate, protocol
 from utils import config, distributed, logger, run_folder, script
 from utils.config import UsageError, UserError
-from utils.optim import doubts, make_optimizer
+from utils.optim import doubts, make_optimizer, set_rate
 from utils.sizes import crop_doubts
 
 TINY = 1e-12  # avoids 0 / 0 when every pixel is void
@@ -48,37 +53,6 @@ class Run:
     to_score: dict | None = None  # loss and curves of weights that still have to be scored
 
 
-# ------------------------------------------------------------------------------------- schedule
-
-
-def learning_rate(step):
-    """Return the rate during a step (the first is 1), before the multipliers of the groups."""
-    done = step - 1
-    if isinstance(settings.LR_POLICY, tuple):
-        falls = sum(done >= at for at in settings.LR_POLICY)
-        rate = max(settings.LR * 0.1**falls, settings.LR_MIN)
-    else:
-        power = {'poly': 0.9, 'cosine': None}.get(settings.LR_POLICY, settings.LR_POLICY)
-        factor = 0.5 * (1 + math.cos(math.pi * done / settings.ITER_MAX))
-        if power is not None:
-            at = done
-            if settings.LR_DECAY:  # the official code counts from 1 here
-                at = step // settings.LR_DECAY * settings.LR_DECAY
-            factor = (1 - at / settings.ITER_MAX) ** power
-        rate = (settings.LR - settings.LR_MIN) * factor + settings.LR_MIN
-    if done < settings.WARMUP:
-        rate *= 1e-3 + (1 - 1e-3) * done / settings.WARMUP
-    return rate
-
-
-def set_rate(optimizer, step):
-    """Set and return the learning rate of a step."""
-    rate = learning_rate(step)
-    for group in optimizer.param_groups:
-        group['lr'] = rate * group['lr_mult']
-    return rate
-
-
 # ----------------------------------------------------------------------------------------- setup
 
 
@@ -96,7 +70,7 @@ def setup():
     net = network.build(dataset.n_classes(), settings, criterion, momentum)
     optimizer = make_optimizer(net)
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.AMP == 'fp16')
-    net.to(world.device, memory_format=torch.channels_last)
+    distributed.place(net, world, training=True)
 
     run = Run(world, data, val, net, optimizer, scaler)
     state = checkpoint.resume(net, optimizer, scaler, data)
@@ -217,14 +191,14 @@ def train_step(run, stream, stops):
     # gradients are sum / nominal, averaged over processes; they become sum / count over all.
     # The scaler's factor stays in them until its step.
     totals[2] = stops.number is not None
-    world.all_reduce(totals)
+    world.sum_together([totals] if bases is None else [totals, bases, run.net.statistics()])
     gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, world.size * nominal / totals[1].clamp(min=TINY))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     if bases is not None:
-        run.net.update_bases(world.all_reduce(bases) / settings.BATCH_SIZE)
+        run.net.update_bases(bases / settings.BATCH_SIZE)
     return totals
 
 
@@ -237,7 +211,7 @@ def read_interval(run, interval):
     numbers = [totals[:, 0] / totals[:, 1].clamp(min=TINY), totals[-1:, 2]]
     statistics = run.net.statistics()
     if statistics is not None:
-        numbers.append(run.world.all_reduce(statistics.clone()) / run.world.size)
+        numbers.append(statistics / run.world.size)  # train_step() has added them up
     numbers = torch.cat(numbers).tolist()
     values, stopping = numbers[: len(interval)], numbers[len(interval)]
     curves = {}
@@ -274,6 +248,7 @@ def save(run, name, step, **more):
         'settings': config.current(),
         'n_classes': len(run.data.names),
         'data': run.data.digest(),
+        'classes': as_text(run.data.classes),
     }
     checkpoint.save(path, {'net': state, **facts, **more})
 
@@ -317,11 +292,17 @@ def shown_images(run):
     return {mine[i * (len(mine) - 1) // max(1, count - 1)] for i in range(count)}
 
 
-def validate(run, step):
-    """Score the network by a single view, and save it if it is the best so far."""
+def validate(run, step, stops):
+    """Score the network by a single view, save it if it is the best so far, and save the run.
+
+    A stop breaks it off: run.to_score stays, and the run makes up for it when it resumes.
+    """
     world, log, single_view = run.world, run.log, protocol().single()
     on_image = log.predictions(step, run.val)
-    scores = evaluate(run.net, run.val, world, single_view, on_image, shown_images(run))
+    shown = shown_images(run)
+    scores = evaluate(run.net, run.val, world, single_view, on_image, shown, stops=stops)
+    if scores is None:
+        return
     if log.events and run.net.statistics() is not None:
         image = run.val[0][0]
         with torch.no_grad(), world.autocast():
@@ -339,6 +320,7 @@ def validate(run, step):
         f'pAcc {100 * scores["pAcc"]:.2f} on {settings.VAL_SPLIT}'
     )
     run.to_score = None
+    save_latest(run, step)
 
 
 def main(flags=None):
@@ -355,9 +337,6 @@ def main(flags=None):
     with world.bar(total=settings.ITER_MAX, initial=run.start, desc=settings.NAME) as bar:
         stops = distributed.StopSignals(world)
         start_generators(run, state)
-        if run.to_score:  # it was stopped before it could be scored
-            validate(run, run.start)
-            save_latest(run, run.start)
         stopped = loop(run, batches, stream, stops, bar)
     folder = checkpoint.folder()
     if stopped:
@@ -374,7 +353,13 @@ def main(flags=None):
 
 def loop(run, batches, stream, stops, bar):
     """Train to ITER_MAX; return the step at which a signal ended it, or None."""
-    interval, speedometer = [], logger.Speedometer(run.world)
+    if run.to_score:  # it was stopped before it could be scored
+        validate(run, run.start, stops)
+        if run.to_score:
+            return run.start
+    interval, speedometer = [], logger.Speedometer(run.world, run.data)
+    pace = speedometer.pace
+    stream = pace.reading(stream)
     run.model.train()
     for step in range(run.start + 1, settings.ITER_MAX + 1):
         rate = set_rate(run.optimizer, step)
@@ -388,7 +373,8 @@ def loop(run, batches, stream, stops, bar):
         stop_seen = stops.seen(run.world, interval[-1][2])
         if not (step % settings.ITER_LOG == 0 or is_validation or name or stop_seen):
             continue
-        values, curves, stopping = read_interval(run, interval)
+        with pace.waiting('device'):
+            values, curves, stopping = read_interval(run, interval)
         interval = []
         check_finite(values, step, run.data, batches)
         if step == len(values):  # the first interval
@@ -408,11 +394,10 @@ def loop(run, batches, stream, stops, bar):
         if name:
             save(run, name, step)
         if is_validation and not stopping:
-            validate(run, step)
-            save_latest(run, step)
-        if stopping:
+            validate(run, step, stops)
+        if stopping or run.to_score:
             return step
-        speedometer.restart()
+        pace.restart()
     return None
 
 

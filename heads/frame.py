@@ -27,6 +27,7 @@ class SegNet(nn.Module):
     upsample   form in which logits are enlarged, see upsample()
     """
 
+    channels_last = True  # memory format of weights, and of images that are normalised
     amp = None  # half type for nn.DataParallel, whose threads do not know the autocast outside
 
     def __init__(
@@ -70,6 +71,8 @@ class SegNet(nn.Module):
         if image.dtype != torch.uint8:
             return image
         image = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        if not self.channels_last:
+            image = image.contiguous()
         if self.channels == 'bgr':
             return image.flip(1)
         return image

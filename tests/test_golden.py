@@ -10,6 +10,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from golden import recipe
 from helpers import assert_close, build, gold, put
@@ -27,7 +28,8 @@ from conversion import names
 from heads import danet, make_head, psa
 from heads.frame import upsample
 from sync_bn import BatchNorm2d
-from utils.optim import param_groups
+from utils.distributed import World
+from utils.optim import learning_rate, param_groups
 
 SYNC = ['syncbn_m0.1', 'syncbn_m3e-4']
 UNITS = ['emau_c32_k8_t1', 'emau_c32_k8_t3', 'emau_c32_k8_t3_train']
@@ -379,7 +381,7 @@ class TwoBatches:
     split, root, expected, labelled, names = 'trainaug', 'the reference', None, True, ['class'] * 21
 
     def __init__(self, split, train):
-        pass
+        self.classes = dataset.classes()
 
     def __len__(self):
         return 2
@@ -400,6 +402,24 @@ class TwoBatches:
             yield image[share], label[share]
 
 
+def summing_process(rank, folder):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    tensors = [torch.full(shape, float(i + 3 * rank)) for i, shape in enumerate(((3,), (2, 4), ()))]
+    World([torch.device('cpu')], rank, 2).sum_together(tensors)
+    torch.save(tensors, f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+def test_sums_in_one_message(tmp_path):
+    torch.multiprocessing.spawn(summing_process, (str(tmp_path),), 2)
+    for rank in range(2):
+        for i, tensor in enumerate(torch.load(tmp_path / f'{rank}.pt')):
+            assert tensor.shape == ((3,), (2, 4), ())[i] and (tensor == 2 * i + 3).all()
+    alone = [torch.ones(2), torch.zeros(3)]
+    World([torch.device('cpu')]).sum_together(alone)
+    assert alone[0].sum() == 2 and alone[1].sum() == 0
+
+
 def main_process(rank, world, port, folder):
     """train.main() as one of `world` processes, in float64, on the reference's batches, from a file in the official form."""
     os.environ.update(
@@ -411,6 +431,8 @@ def main_process(rank, world, port, folder):
     )
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
+    messages, original = [], World.all_reduce
+    World.all_reduce = lambda self, x: messages.append(x.numel()) or original(self, x)
     steps = gold('emanet_train_r50_s8_2x97x97')[0]['args']['two_steps']
     dataset.Dataset = TwoBatches
     dataset.train_loader = lambda data, batches, pin: data.batches(steps, rank, world)
@@ -436,11 +458,14 @@ def main_process(rank, world, port, folder):
         EM_MOM=steps['em_mom'],
     )
     assert train.main() is None
+    if rank == 0:
+        with open(f'{folder}/messages.json', 'w') as f:
+            json.dump(messages, f)
 
 
 @pytest.fixture(scope='module')
 def loops(tmp_path_factory):
-    """{number of processes: (lines of log.jsonl, networks after each step)} of train.main() on the reference's two batches."""
+    """{number of processes: (lines of log.jsonl, networks after each step, sizes of messages)} of train.main() on the reference's two batches."""
     left = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp('loop')
@@ -457,6 +482,7 @@ def loops(tmp_path_factory):
         left[world] = (
             lines,
             [torch.load(folder / 'golden' / f'{name}.pth')['net'] for name in ('step_1', 'final')],
+            json.loads((folder / 'messages.json').read_text()),
         )
         shutil.rmtree(folder)
     return left
@@ -467,7 +493,7 @@ def test_the_loop_makes_the_two_steps_of_the_reference(world, loops):
     """Losses, parameters, statistics and bases that train.py itself leaves, in one process and in two."""
     meta, want = gold('emanet_train_r50_s8_2x97x97')
     weights, rel = recipe.weights(meta['keys']), meta['tolerance']['rel_to_max']
-    lines, nets = loops[world]
+    lines, nets, _ = loops[world]
     assert_close([line['loss'] for line in lines], want['step_loss'], rel, 'losses')
     assert_close(
         np.stack([net['emau.mu'][0, ::4].numpy() for net in nets]), want['mu_buffer'], rel, 'bases'
@@ -483,6 +509,15 @@ def test_the_loop_makes_the_two_steps_of_the_reference(world, loops):
     )
     deltas = [(p - weights[k]).norm().item() for k, p in zip(meta['param_names'], moved)]
     assert_close(deltas, want['param_delta_norm'], rel, 'how far parameters moved')
+
+
+def test_one_message_a_step_besides_the_gradients(loops):
+    """It holds loss, pixels and stop requests, bases and statistics; the first is the start's.
+
+    Batch norms have their own.
+    """
+    assert loops[2][2] == [1] + 2 * [3 + 512 * 64 + 64 + 2]
+    assert loops[1][2] == [1]
 
 
 @pytest.mark.parametrize('key', ['em/entropy', 'em/bases_in_use', 'em/cosine'])
@@ -548,7 +583,7 @@ def test_param_groups():
     groups = param_groups(build(21, N_LAYERS=50))
     assert [g['names'] for g in groups] == [meta['members'][k] for k in ('1x', '1y', '2x')]
     assert [len(g['params']) for g in groups] == want['count'].tolist()
-    lr = train.learning_rate(1)
+    lr = learning_rate(1)
     assert [(lr * g['lr_mult'], g['weight_decay']) for g in groups] == [
         (v['lr'], v['weight_decay']) for v in meta['args']['groups'].values()
     ]
@@ -565,7 +600,7 @@ def test_param_groups():
 def test_learning_rate(name, first, values):
     meta, want = gold(name)
     put(LR=meta['args']['base_lr'], ITER_MAX=meta['args']['max_iter'], **values)
-    found = [train.learning_rate(step + 1 - first) for step in want['step'].tolist()]
+    found = [learning_rate(step + 1 - first) for step in want['step'].tolist()]
     np.testing.assert_allclose(found, want['lr'][:, 0], rtol=meta['tolerance']['rel'], atol=0)
 
 

@@ -13,6 +13,8 @@ import eval as evaluation
 import network
 import settings
 import train
+from heads import HEADS
+from heads.blocks import Head
 from utils import config, distributed
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes', 'shapes.py')
@@ -103,6 +105,7 @@ def gradients(rank, world):
                     *SMALL,
                     f'HEAD={head}',
                     f'STRIDE={16 if 16 in allowed else allowed[0]}',
+                    f'N_LAYERS={10 if 10 in HEADS.get(head, Head).layers else 18}',
                     'CROP_SIZE=33',
                 ]
             )

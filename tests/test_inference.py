@@ -1,6 +1,7 @@
 """Windows, scales, mirror images: the references of semseg and PyTorch-Encoding, and that nothing depends on how views are batched."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -327,6 +328,30 @@ def test_every_image_is_in_the_sum_once(many):
     )  # as settings say
     assert 'single' in found
     assert found['confusion'].sum() == sum((data[i][1] < 11).sum() for i in range(len(data)))
+
+
+def test_pictures_that_take_their_time(many):
+    """Threads get each image once, with its own prediction, whatever ends first; an error arrives."""
+    net, data = many
+    world, pictures = distributed.World([torch.device('cpu')]), {}
+
+    def slow(index, image, label, pred):
+        time.sleep(0.02 * (index % 3 == 0))
+        pictures.setdefault(index, []).append((image, label, pred))
+
+    found = evaluation.evaluate(net, data, world, Protocol(), slow)
+    total = 0
+    for index in range(len(data)):
+        ((image, label, pred),) = pictures[index]
+        assert (image == data[index][0]).all() and (label == data[index][1]).all()
+        total = total + metric.confusion(pred, label, len(data.names))
+    assert (total == found['confusion']).all()
+
+    def broken(*args):
+        raise UserError('no room')
+
+    with pytest.raises(UserError, match='no room'):
+        evaluation.evaluate(net, data, world, Protocol(), broken)
 
 
 @torch.no_grad()

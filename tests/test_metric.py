@@ -42,6 +42,13 @@ def test_confusion_of_nothing():
     assert metric.confusion(empty, empty, 3).tolist() == [[0] * 3] * 3
 
 
+@pytest.mark.parametrize('n', [0, 1, 5000])
+def test_counts_on_a_gpu_are_those_of_a_cpu(n):
+    values = torch.randint(0, 30, (n,), dtype=torch.int16)
+    found = metric.scattered(values, 40)
+    assert found.dtype == torch.int64 and (found == metric.tally(values, 40)).all()
+
+
 def test_scores_by_hand():
     found = metric.scores(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 4, 4]]))
     iou, acc = [6 / 9, 3 / 10, 4 / 8], [6 / 8, 3 / 4, 4 / 8]

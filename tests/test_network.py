@@ -24,7 +24,8 @@ from heads.blocks import SettingsError
 from heads.frame import upsample
 from heads.psa import mask_side
 from sync_bn import BatchNorm2d
-from utils import script
+from utils import distributed, script
+from utils.distributed import World
 
 
 def millions(module):
@@ -774,13 +775,24 @@ def test_export(head):
     assert (net(image) == wanted).all()
 
 
-@torch.no_grad()
 def test_compile_without_a_break():
-    small_net()
-    net = shake(build()).eval()
-    image = recipe.image(33, 33, 3)
+    """COMPILE covers the whole of prediction, of the loss and of its gradient."""
+    small_net(DROPOUT=0.0)
+    net = shake(build())
     compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
-    assert_close(compiled(image), net(image), 1e-5)
+    image, label = recipe.batch(2, 33, 33, 3), recipe.labels(2, 33, 33, 10, 4)
+    results = []
+    for f in (net, compiled):
+        loss_sum, count, mu = f(image, label)
+        net.zero_grad()
+        loss_sum.sum().backward()
+        grads = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+        results.append((loss_sum, count, mu, grads))
+    for one, two in zip(*results, strict=True):
+        assert_close(two, one, 1e-4)
+    net.eval()
+    with torch.no_grad():
+        assert_close(compiled(image), net(image), 1e-5)
 
 
 @torch.no_grad()
@@ -794,3 +806,38 @@ def test_default_type_is_followed():
     tensors = [*net.parameters(), *net.buffers()]
     assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float64}
     assert net.eval()(torch.zeros(1, 3, 33, 33, dtype=torch.uint8)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    'capability, values, wanted',
+    [
+        ('AVX2', {}, False),
+        ('AVX2', {'AMP': 'bf16'}, True),
+        ('AVX2', {'N_LAYERS': 34}, True),
+        ('AVX512', {}, True),
+    ],
+)
+def test_memory_format_of_training(capability, values, wanted, monkeypatch):
+    """Both formats give the same; evaluation has its own, whatever training has."""
+    small_net(**{'N_LAYERS': 50, 'AMP': 'off', 'DROPOUT': 0.0} | values)
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    world = World([torch.device('cpu')])
+    net = distributed.place(shake(build()).double(), world, training=True)
+    assert net.channels_last == wanted
+    image = torch.randint(256, (2, 49, 49, 3)).byte().permute(0, 3, 1, 2)
+    label = recipe.labels(2, 49, 49, 10, 4)
+    results, formats = [], []
+    net.extractor[0].register_forward_pre_hook(
+        lambda module, args: formats.append(args[0].is_contiguous())
+    )
+    for _ in range(2):
+        kept = net.extractor[4][0].conv2.weight
+        formats.append(kept.is_contiguous())
+        net.zero_grad()
+        loss_sum, _, mu = net(image, label)
+        loss_sum.sum().backward()
+        results.append((loss_sum, mu, kept.grad.clone()))
+        distributed.place(net, world)
+    for one, two in zip(*results, strict=True):
+        assert_close(two, one, 1e-4)
+    assert formats == [not wanted, not wanted, False, False]

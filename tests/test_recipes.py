@@ -17,7 +17,7 @@ import settings
 import train
 from heads import HEADS
 from utils import config
-from utils.optim import param_groups
+from utils.optim import learning_rate, param_groups
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(settings.__file__)), 'recipes')
 NAMES = sorted(f[:-3] for f in os.listdir(FOLDER) if f.endswith('.py'))
@@ -451,9 +451,9 @@ def test_the_rate_falls_to_its_minimum(policy, wanted):
     """mmsegmentation's: (base - minimum) * factor + minimum; in steps never below the minimum."""
     put(LR=1e-2, LR_MIN=5e-4 if policy == (50, 99) else 1e-4, LR_POLICY=policy)
     put(LR_DECAY=0, ITER_MAX=100)
-    assert [train.learning_rate(step) for step in (1, 51, 100)] == pytest.approx(wanted, rel=1e-12)
+    assert [learning_rate(step) for step in (1, 51, 100)] == pytest.approx(wanted, rel=1e-12)
     put(WARMUP=10)
-    assert train.learning_rate(1) == pytest.approx(1e-5)
+    assert learning_rate(1) == pytest.approx(1e-5)
 
 
 def test_the_baseline_of_a_schedule_differs_in_the_head_alone():
@@ -497,7 +497,7 @@ def test_published_weights_of_camvid():
 
 def rates(steps, first=0):
     """The rate during each of the steps, of which the first has the number `first`."""
-    return [train.learning_rate(step + 1 - first) for step in steps]
+    return [learning_rate(step + 1 - first) for step in steps]
 
 
 def multiples(names):

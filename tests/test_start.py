@@ -302,7 +302,7 @@ def run(drawn_shapes, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(
             train,
             'evaluate',
-            lambda *a: (
+            lambda *a, stops: (
                 protocols.append(a[3])
                 or dict(
                     mIoU=0.5,

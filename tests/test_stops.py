@@ -103,6 +103,37 @@ def test_a_stop_at_a_step_that_is_scored(step, room):
     assert logged(room, 'straight') == logged(room, 'tiny')
 
 
+def stop_in_validation(number):
+    """In the new process: SIGTERM arrives while validation `number` reads its first picture."""
+    import dataset
+
+    batches, count = dataset.eval_batches, iter(range(1, 100))
+
+    def stopping(*args):
+        stops = next(count) == number
+        for i, batch in enumerate(batches(*args)):
+            assert not (stops and i), 'the validation went on'
+            if stops:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    dataset.eval_batches = stopping
+
+
+def test_a_stop_breaks_a_validation_off(room):
+    """In the run, and again where it makes up for it; then all is as without."""
+    room.ok('train.py', *PART, 'NAME=straight')
+    for _ in range(2):
+        before = functools.partial(stop_in_validation, 1)
+        stopped = room.run('train.py', *PART, before=before)
+        assert stopped.status == 143 and '\nstopped at step 2, saved' in stopped.out
+        assert '\nstep 2: loss' not in stopped.out, stopped.err
+    assert '\nstep 2: loss' in room.ok('train.py', *PART)
+    for file in ('best', 'latest', 'final'):
+        assert same(contents(room, 'straight', file), contents(room, 'tiny', file)), file
+    assert logged(room, 'straight') == logged(room, 'tiny')
+
+
 def test_a_due_score_without_a_validation(room):
     """ITER_VAL=0 on resuming: the user wants none."""
     stopped = room.run('train.py', *PART, before=functools.partial(stop_at, 4))
@@ -225,10 +256,14 @@ def test_sigterm_may_come_again_and_a_second_ctrl_c_stops():
         (
             signal.SIGINT,
             1,
-            'stopping after this step, or the validation under way, saving; once more: stop now\n',
+            'stopping after this step, without its validation, saving; once more: stop now\n',
         ),
-        (signal.SIGTERM, 1, 'stopping after this step, or the validation under way, saving\n'),
-        (signal.SIGINT, 2, 'stopping within 20 steps, saving; once more: stop now\n'),
+        (signal.SIGTERM, 1, 'stopping after this step, without its validation, saving\n'),
+        (
+            signal.SIGINT,
+            2,
+            'stopping within 20 steps, or after a validation under way, saving; once more: stop now\n',
+        ),
     ],
 )
 @pytest.mark.parametrize('decodes', [False, True])
@@ -295,6 +330,35 @@ def test_pictures_of_the_validation_are_spread_over_the_split(count, size, wante
 )
 def test_times_in_words(seconds, words):
     assert logger.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    'script, ignored',
+    [
+        ('train.py', False),
+        ('train.py', True),
+        ('eval.py', False),
+        ('predict.py', False),
+        ('bench.py', False),
+        ('prepare.py', False),
+    ],
+)
+def test_ctrl_c_while_a_script_is_imported(script, ignored, tmp_path):
+    """No traceback; status 130 in a shell. It does not reach what a shell put into the background."""
+    (tmp_path / 'torch.py').write_text(
+        'import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n'
+    )
+    heed = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL
+    )
+    found = subprocess.run(
+        [sys.executable, os.path.join(ROOT, script)],
+        env=os.environ | {'PYTHONPATH': str(tmp_path)},
+        preexec_fn=heed,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (found.returncode, found.stderr) == (7 if ignored else -signal.SIGINT, b'')
 
 
 # ------------------------------------------------------------------------------- full disks, limits

@@ -74,6 +74,17 @@ class World(NamedTuple):
             dist.all_reduce(tensor)
         return tensor
 
+    def sum_together(self, tensors):
+        """Sum several tensors of one floating-point type over the processes, in one message.
+
+        They are changed in place.
+        """
+        if self.size > 1:
+            sizes = [tensor.numel() for tensor in tensors]
+            message = self.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]))
+            for tensor, total in zip(tensors, message.split(sizes), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
     def gather(self, value):
         """Return the values of all processes, in their order."""
         values = [value] * self.size
@@ -254,6 +265,34 @@ def end_with_parent():
         pass
 
 
+@contextlib.contextmanager
+def ending(results):
+    """Give a loader's iterator; in the end, end its processes, which finish their item first.
+
+    After an error they would go on: its traceback holds the iterator.
+    """
+    try:
+        yield results
+    finally:
+        if hasattr(results, '_shutdown_workers'):  # no public way; none if NUM_WORKERS is 0
+            with signals_held():
+                results._shutdown_workers()
+
+
+def place(net, world, training=False):
+    """Move a network to the device of a World, in the memory format that is faster there.
+
+    That is channels_last, but for training a ResNet of bottlenecks in float32 on a CPU with AVX2
+    alone, which takes 0.88 to 0.94 of the time with contiguous tensors.
+    """
+    is_float = not world.cuda and world.half_type() is None
+    has_bottlenecks = settings.TRUNK == 'resnet' and settings.N_LAYERS >= 50
+    is_old = torch.backends.cpu.get_cpu_capability() == 'AVX2'
+    net.channels_last = not (training and is_float and has_bottlenecks and is_old)
+    memory_format = torch.channels_last if net.channels_last else torch.contiguous_format
+    return net.to(world.device, memory_format=memory_format)
+
+
 def wrap(net, world):
     """Return the network for training: compiled, and in the engine of its devices."""
     if settings.COMPILE:
@@ -281,9 +320,9 @@ class StopSignals:
     def __init__(self, world):
         self.number = None
         self.speaks = world.rank == 0
-        self.when = 'after this step, or the validation under way'
+        self.when = 'after this step, without its validation'
         if world.size > 1:  # when all know of it: see seen()
-            self.when = f'within {settings.ITER_LOG} steps'
+            self.when = f'within {settings.ITER_LOG} steps, or after a validation under way'
         signal.signal(signal.SIGINT, self.ask)
         signal.signal(signal.SIGTERM, self.ask)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it

@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import shlex
 import time
 import zipfile
 
@@ -18,6 +19,7 @@ from tensorboardX.proto import event_pb2
 
 import settings
 from utils import config, runs, visualize
+from utils.pace import Pace
 from utils.run_folder import PROJECT, remove_leftovers
 
 SOURCE = ('', 'datasets', 'heads', 'sync_bn', 'utils')  # folders whose Python files are kept
@@ -312,19 +314,40 @@ def duration(seconds):
 class Speedometer:
     """Images per second since the last reading, and once the time that is left."""
 
-    def __init__(self, world):
+    def __init__(self, world, data):
         self.world = world
+        self.data = data
         self.readings = 0
-        self.restart()
-
-    def restart(self):
-        self.began = time.time()
+        self.pace = Pace()
 
     def read(self, steps, step):
         """Return images per second of the last `steps` steps."""
-        speed = steps * settings.BATCH_SIZE / (time.time() - self.began)
+        speed = steps * settings.BATCH_SIZE / self.pace.seconds
         self.readings += 1
         if self.readings == 2:  # the first interval has the start-up in it
             left = (settings.ITER_MAX - step) * settings.BATCH_SIZE / speed
             self.world.print(f'{speed:.1f} images/s: {duration(left)} to go')
+            warn_of_reading(self.world, self.data, self.pace, steps)
         return speed
+
+
+def warn_of_reading(world, data, pace, steps):
+    """Print one line if the last `steps` steps waited for images, and not for the device.
+
+    waited['device'] is the time in which the device did what it still had to do of these steps.
+    """
+    share = pace.waited['reading'] / pace.seconds
+    device_is_late = pace.waited['device'] > pace.seconds / steps
+    if share < 0.25 or device_is_late:
+        return
+    words = f'training waits for images {100 * share:.0f} % of the time: raise NUM_WORKERS'
+    if not data.cached:
+        image, _ = data.decode(0)
+        size = len(data) * (image.size + image.shape[0] * image.shape[1]) / 1e9
+        words += (
+            f', or store decoded pixels, about {max(size, 0.1):.1f} GB: '
+            f'python prepare.py {settings.DATASET} --cache'
+        )
+        if settings.DATA_ROOT != './data':
+            words += ' --root ' + shlex.quote(settings.DATA_ROOT)
+    world.print(words)

@@ -1,4 +1,6 @@
-"""What the optimiser gets: parameters in groups, each with its rate and weight decay."""
+"""The optimiser: parameters in groups, each with its rate and weight decay, and the schedule."""
+
+import math
 
 import torch
 
@@ -75,3 +77,42 @@ def param_groups(net):
         groups[is_head, kind]['params'].append(p)
         groups[is_head, kind]['names'].append(name)
     return [groups[key] for key in sorted(groups)]
+
+
+def take_formats(optimizer):
+    """Give the optimiser's state, after it was loaded, the memory format of the parameters.
+
+    A run may go on where another one is faster; fused steps on a CPU do not look at strides.
+    """
+    for p, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.shape == p.shape:
+                state[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
+def learning_rate(step):
+    """Return the rate during a step (the first is 1), before the multipliers of the groups."""
+    done = step - 1
+    if isinstance(settings.LR_POLICY, tuple):
+        falls = sum(done >= at for at in settings.LR_POLICY)
+        rate = max(settings.LR * 0.1**falls, settings.LR_MIN)
+    else:
+        power = {'poly': 0.9, 'cosine': None}.get(settings.LR_POLICY, settings.LR_POLICY)
+        factor = 0.5 * (1 + math.cos(math.pi * done / settings.ITER_MAX))
+        if power is not None:
+            at = done
+            if settings.LR_DECAY:  # the official code counts from 1 here
+                at = step // settings.LR_DECAY * settings.LR_DECAY
+            factor = (1 - at / settings.ITER_MAX) ** power
+        rate = (settings.LR - settings.LR_MIN) * factor + settings.LR_MIN
+    if done < settings.WARMUP:
+        rate *= 1e-3 + (1 - 1e-3) * done / settings.WARMUP
+    return rate
+
+
+def set_rate(optimizer, step):
+    """Set and return the learning rate of a step."""
+    rate = learning_rate(step)
+    for group in optimizer.param_groups:
+        group['lr'] = rate * group['lr_mult']
+    return rate
