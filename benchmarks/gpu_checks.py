@@ -26,7 +26,7 @@ from utils.distributed import World
 from utils.table import table
 
 SMALL = (
-    'DATASET=voc', 'N_LAYERS=18', 'STEM=plain', 'CROP_SIZE=65', 'EM_CHANNELS=64', 'EM_BASES=8',
+    'DATASET=voc', 'N_LAYERS=18', 'STEM=plain', 'CROP_SIZE=49', 'EM_CHANNELS=64', 'EM_BASES=8',
     'HEAD_CHANNELS=32', 'DROPOUT=0.0', 'AMP=off', 'AUX_WEIGHT=0.4',
 )  # fmt: skip
 HEADS = 'ema', 'fcn', 'psp', 'danet', 'deeplabv3plus', 'nonlocal'
@@ -59,8 +59,8 @@ def network_and_batch(words):
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0  # some are no setting
-    label = torch.randint(dataset.n_classes(), (4, 65, 65)).byte()
-    return net, torch.randn(4, 3, 65, 65, dtype=torch.float64), label
+    label = torch.randint(dataset.n_classes(), (4, 49, 49)).byte()
+    return net, torch.randn(4, 3, 49, 49, dtype=torch.float64), label
 
 
 def engines(device):
