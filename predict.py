@@ -290,9 +290,10 @@ def load_networks(world, flags):
             'compare checkpoints of one data set'
         )
     if names[0] != names[-1]:
+        first, second = (f'{len(of_net)} classes ({printable(of_net[0])}, ...)' for of_net in names)
         raise UsageError(
-            f'{flags.compare[0]} predicts {len(names[0])} classes, {flags.compare[1]} '
-            f'{len(names[1])}; compare checkpoints of one data set'
+            f'{flags.compare[0]} predicts {first}, {flags.compare[1]} {second}, not the same; '
+            'compare checkpoints of one data set'
         )
     return nets, tables[0]
 

@@ -98,7 +98,8 @@ def note(file, adopted, explicit):
                 )
     kept = file.settings.get('DATA_ROOT')
     is_named = 'DATA_ROOT' in explicit or 'DATA_ROOT' in adopted
-    if is_own and not is_named and os.path.isabs(kept or '') and not same_place(kept):
+    is_known = is_own and not is_named and os.path.isabs(kept or '')
+    if is_known and os.path.realpath(kept) != os.path.realpath(settings.DATA_ROOT):
         words += f'\nwarning: {file.path} was trained on DATA_ROOT={kept}, not on this data'
     return words
 
@@ -112,8 +113,3 @@ def other_classes(file):
         return ''
     more = ', ...' if len(names) > SHOWN else ''
     return f'; its classes were others: {", ".join(map(printable, names[:SHOWN]))}{more}'
-
-
-def same_place(root):
-    """Tell whether a folder is DATA_ROOT."""
-    return os.path.realpath(root) == os.path.realpath(settings.DATA_ROOT)

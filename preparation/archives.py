@@ -87,18 +87,13 @@ def add(source, target):
 
     UserError, before the first file is moved, if another file of one name is there.
     """
-    refuse_taken(source, target)
-    merge(source, target)
-
-
-def refuse_taken(source, target):
-    """Raise UserError if a file of `source` has the name of another one in `target`."""
     path = taken(source, target)
     if path:
         raise UserError(
             f'{path}: this file is there, and another one would be written in its place; move it '
             'away and give the same command again'
         )
+    merge(source, target)
 
 
 def taken(source, target):

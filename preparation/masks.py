@@ -141,7 +141,7 @@ def lists_of(root):
 def list_key(name):
     """Return what a name in a list and that of a mask share: no ending, no capitals, one form."""
     stem, ending = os.path.splitext(name)
-    return lookup.fold(stem if ending.lower() in (*layouts.IMAGES, '.png') else name)
+    return lookup.fold(stem if ending.lower() in layouts.IMAGES else name)
 
 
 def mask_size(path):
