@@ -290,9 +290,12 @@ def load_networks(world, flags):
             'compare checkpoints of one data set'
         )
     if names[0] != names[-1]:
-        first, second = (f'{len(of_net)} classes ({printable(of_net[0])}, ...)' for of_net in names)
+        first, second = names
+        pairs = enumerate(itertools.zip_longest(first, second, fillvalue='missing'))
+        index, differ = next(entry for entry in pairs if entry[1][0] != entry[1][1])
         raise UsageError(
-            f'{flags.compare[0]} predicts {first}, {flags.compare[1]} {second}, not the same; '
+            f'{flags.compare[0]} predicts {len(first)} classes, {flags.compare[1]} {len(second)} '
+            f'(class {index}: {printable(differ[0])}, {printable(differ[1])}); '
             'compare checkpoints of one data set'
         )
     return nets, tables[0]

@@ -320,7 +320,12 @@ def test_two_checkpoints_of_different_classes(kept, again):
     found = again.run(
         'predict.py', '--compare', *paths, put_picture(f'{again.pics}/a.png', scene(1))
     )
-    assert_told(found, 2, f'{paths[0]} predicts 11 classes, {other} 14', 'one data set')
+    assert_told(
+        found,
+        2,
+        f'{paths[0]} predicts 11 classes, {other} 14 (class 11: missing, class 11)',
+        'one data set',
+    )
 
 
 def make_video(path, count, w=64, h=48, code='mp4v'):
