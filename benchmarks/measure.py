@@ -39,6 +39,18 @@ def at_least_one(text):
     return int(text)
 
 
+def some_of(names):
+    """Return a function that takes names, separated by commas, from a flag."""
+
+    def take(text):
+        for word in text.split(','):
+            if word not in names:
+                raise argparse.ArgumentTypeError(f'{word!r}: there are {", ".join(names)}')
+        return text.split(',')
+
+    return take
+
+
 def trunk_words(head):
     """Return the settings that a head needs of a ResNet that is not one it works with, or []."""
     words, kind = [], HEADS.get(head, Head)

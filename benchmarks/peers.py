@@ -28,48 +28,23 @@ import dataset
 import eval as evaluation
 import settings
 from benchmarks import measure, reference, rivals, steps
-from benchmarks.rivals import RIVALS
+from benchmarks.rivals import N_CLASSES, RIVALS, SHARED
 from utils import config, distributed, script
 from utils.config import UserError
 from utils.table import table
 
 TASKS = 'training', 'inference', 'evaluation'
-N_CLASSES = 11  # those of the drawn pictures
 PICTURES = 8
-SHARED = (
-    'DATASET=camvid',
-    f'N_CLASSES={N_CLASSES}',
-    'HEAD_ARGS={}',
-    'TEST_SCALES=(1.0,)',
-    'TEST_FLIP=False',
-    'TEST_CROP=None',
-    'ACCUMULATE=1',
-    'PRETRAINED=',
-    'INIT=',
-    'COMPILE=False',
-)
 
 
 def parser():
     parser = measure.parser(__doc__)
-    parser.add_argument('--rivals', type=some_of(RIVALS), default=rivals.installed())
-    parser.add_argument('--tasks', type=some_of(TASKS), default=TASKS)
+    parser.add_argument('--rivals', type=measure.some_of(RIVALS), default=rivals.installed())
+    parser.add_argument('--tasks', type=measure.some_of(TASKS), default=TASKS)
     parser.add_argument('--sizes', type=sizes, default=sizes('513,512x1024'))
     parser.add_argument('--markdown', action='store_true', help='a table for a document')
     parser.add_argument('--child', nargs=4, help=argparse.SUPPRESS)
     return parser
-
-
-def some_of(names):
-    """Return a function that takes names, separated by commas, from a flag."""
-
-    def take(text):
-        for word in text.split(','):
-            if word not in names:
-                raise argparse.ArgumentTypeError(f'{word!r}: there are {", ".join(names)}')
-        return text.split(',')
-
-    return take
 
 
 def sizes(text):

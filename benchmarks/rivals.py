@@ -18,6 +18,20 @@ from datasets.files import read_indices
 from utils import config
 from utils.config import UsageError
 
+N_CLASSES = 11  # those of the drawn pictures
+SHARED = (
+    'DATASET=camvid',
+    f'N_CLASSES={N_CLASSES}',
+    'HEAD_ARGS={}',
+    'TEST_SCALES=(1.0,)',
+    'TEST_FLIP=False',
+    'TEST_CROP=None',
+    'ACCUMULATE=1',
+    'PRETRAINED=',
+    'INIT=',
+    'COMPILE=False',
+)
+
 
 class Rival(NamedTuple):
     """A network of another project, and the settings that ours resembles it with."""

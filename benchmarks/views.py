@@ -3,8 +3,12 @@
     python -m benchmarks.views [recipe.py] [KEY=value ...] [--rounds N]
 
 Six scales with mirror images of a 500x375 picture, whole and in windows of CROP_SIZE, against such
-windows one after the other: outside the network, and in all.
+windows one after the other: outside the network, and in all. There the windows are taken in
+float32, too, by a network as its users have it: unfolded, with contiguous tensors.
 """
+
+import copy
+import functools
 
 import torch
 
@@ -13,6 +17,7 @@ import network
 import settings
 from benchmarks import measure, reference
 from eval import predict, protocol
+from heads.blocks import full_precision
 from heads.frame import SegNet
 from utils import config, distributed, script
 
@@ -50,7 +55,9 @@ def main(flags):
     windows = whole._replace(crop=config.sides(settings.CROP_SIZE))
     picture = torch.randint(256, (*SIZE, 3)).byte()
     image = picture.permute(2, 0, 1)[None].to(world.device)
-    net = network.fold(network.build(dataset.n_classes(), settings))
+    built = network.build(dataset.n_classes(), settings).eval()
+    as_it_comes = copy.deepcopy(built).to(world.device)
+    net = network.fold(built)
     distributed.place(net, world)
     free = Free(dataset.n_classes(), net).to(world.device)
     for what, model in (('views, outside the network', free), ('views, in all', net)):
@@ -59,6 +66,10 @@ def main(flags):
             'windows': lambda model=model: predict(model, image, windows),
             'plain': lambda model=model: plain(model, picture.numpy(), windows.crop),
         }
+        if model is net:
+            forms['float32'] = functools.partial(
+                plain_float32, as_it_comes, picture.numpy(), windows.crop
+            )
         with world.autocast():
             measure.compare_forms(world, what, forms, flags.rounds, 1)
 
@@ -66,6 +77,12 @@ def main(flags):
 def plain(net, picture, crop):
     """Return train ids (h, w) of a picture (h, w, 3) by the reference."""
     return reference.views(net, picture, SCALES, crop).argmax(2)
+
+
+def plain_float32(net, picture, crop):
+    """Return the same without autocast."""
+    with full_precision(next(net.parameters())):
+        return plain(net, picture, crop)
 
 
 if __name__ == '__main__':

@@ -148,6 +148,21 @@ def test_peers(sections):
     assert re.fullmatch(FIGURES, cells[5]) and len(set(cells[7].split(' / '))) == 1
 
 
+def test_ceiling():
+    """The last column is the step, with its products at the rate of the one convolution."""
+    words = '--rivals', 'fcn', '--tasks', 'inference', '--rounds', '1', '--markdown'
+    text = run('-m', 'benchmarks.ceiling', *words, 'CROP_SIZE=65', 'TEST_BATCH=1')
+    rows = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| fcn')]
+    ours, theirs = rows[-2:]
+    assert [row[2] for row in (ours, theirs)] == ['float32', 'float32']
+    for row in rows:
+        share, reached, rate = (float(n) for n in re.findall(r'\d+', row[4] + row[6]))
+        assert 0 < share < 100 and reached > 0 and rate > 0
+        work = float(row[5]) / rate
+        rest = (1 - share / 100) * float(row[3])
+        assert float(row[7]) == pytest.approx(rest + work, abs=0.02 * float(row[3]) + 1 / rate)
+
+
 def test_sizes_of_a_rival_do_not_depend_on_others(tmp_path):
     config.override([*peers.SHARED, 'CROP_SIZE=(129, 129)'])
     alone = peers.prepare(str(tmp_path), ['emanet'])

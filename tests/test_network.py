@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import network
 import settings
 from heads.alignseg import Refine
-from heads.blocks import SettingsError
+from heads.blocks import PORTION, SettingsError, WideConv2d
 from heads.frame import upsample
 from heads.psa import mask_side
 from sync_bn import BatchNorm2d
@@ -290,6 +291,28 @@ def test_folding_changes_nothing(head, values):
     assert (
         count(folded) - of_sums <= 1 < count(net) or head == 'denseaspp'
     )  # the deep stem's last one follows no convolution directly
+
+
+@pytest.mark.parametrize('c', [PORTION, PORTION + 1, 3 * PORTION])
+@pytest.mark.parametrize('bias', [False, True])
+def test_wide_convolutions_in_bf16_are_taken_in_portions(c, bias):
+    """The result, and its gradients, are those of one convolution, as exact as bf16 is."""
+    torch.manual_seed(0)
+    wide = WideConv2d(c, 8, 3, padding=4, dilation=4, bias=bias)
+    x = torch.randn(2, c, 9, 11).bfloat16()
+    exact = nn.Conv2d.forward(wide, x.float())
+    seen = []
+    wide._conv_forward = lambda *args: seen.append(1) or nn.Conv2d._conv_forward(wide, *args)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = wide(x)
+    assert len(seen) == math.ceil(c / PORTION)
+    assert out.dtype == torch.bfloat16
+    grads = [torch.autograd.grad(y.float().square().sum(), wide.parameters()) for y in (out, exact)]
+    for got, wanted in zip((out, *grads[0]), (exact, *grads[1]), strict=True):
+        assert (got - wanted).norm() < 0.01 * wanted.norm()
+    seen.clear()
+    assert torch.equal(wide(x.float()), exact)  # float32 is one piece
+    assert len(seen) == 1
 
 
 @torch.no_grad()
