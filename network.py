@@ -188,13 +188,6 @@ class ResNet(nn.Sequential):
 # --------------------------------------------------------------------------- the EM attention unit
 
 
-def product(x, y, offset=None):
-    """Return x @ y (+ offset), computed in the type of the pixels x, in the type of y."""
-    if offset is None:
-        return (x @ y.to(x.dtype)).to(y.dtype)
-    return torch.baddbmm(offset.to(x.dtype), x, y.to(x.dtype)).to(y.dtype)
-
-
 class EMAU(nn.Module):
     """EM attention (paper, section 3.2): (b, c, h, w) -> the same shape, and bases mu (b, c, k).
 
@@ -286,12 +279,14 @@ class EMAU(nn.Module):
             with torch.set_grad_enabled(learn_z):
                 projected = weight.t() @ mu  # b c k
                 offset = (bias @ mu).unsqueeze(1)  # b 1 k
-                z = product(x, projected, offset).softmax(2)  # b n k
+                scores = torch.baddbmm(offset.to(x.dtype), x, projected.to(x.dtype))
+                z = scores.to(mu.dtype).softmax(2)  # b n k
 
             # M step
             with torch.set_grad_enabled(learn_mu):
                 mass = z.sum(1, keepdim=True)  # b 1 k
-                sums = product(x.transpose(1, 2), z)  # b c k
+                sums = z.to(x.dtype).transpose(1, 2) @ x  # b k c
+                sums = sums.to(z.dtype).transpose(1, 2)  # b c k
                 mu = weight @ sums + bias[:, None] * mass
                 mu = self.normalise(mu / (1e-6 + mass))
 

@@ -114,8 +114,7 @@ class Predictor:
         if not self.fit(number, images.shape[:3]):
             p = p._replace(crop=windows)
         images = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.world.device)
-        with self.world.autocast():
-            return scores(net, images, p)
+        return scores(net, images, p)
 
     def fit(self, number, shape):
         """Tell whether images (b, h, w) fit in memory as a whole; the first time say if not.
@@ -148,10 +147,9 @@ class Predictor:
     def needed(self, number, shape, p):
         """Return about how many bytes scores() of images (b, h, w) takes with a Protocol `p`."""
         net, (b, h, w) = self.nets[number][0], shape
-        with self.world.autocast():
-            return memory.needed(
-                lambda x: scores(net, x, p), (b, len(net.mean), h, w), self.world.device
-            )
+        return memory.needed(
+            lambda x: scores(net, x, p), (b, len(net.mean), h, w), self.world.device
+        )
 
     def overlay(self, image, ids):
         return visualize.overlay(image, visualize.colour(ids, self.classes.colours))
@@ -191,8 +189,7 @@ class Predictor:
                 'make it smaller'
             )
         on_device = torch.from_numpy(image).permute(2, 0, 1)[None].to(self.world.device)
-        with self.world.autocast():
-            z = net.attention(on_device)[0].float().cpu().numpy()
+        z = net.attention(on_device)[0].float().cpu().numpy()
         image = visualize.visible(image)
         tiles = [('image', image), ('prediction', overlay)]
         tiles += visualize.heatmaps(image, z, BASES_WIDTH)
@@ -386,15 +383,16 @@ def main(flags):
     failed = 0
     mine = world.share(len(stills))
     task = Reader(stills)
-    for (image, count), index in zip(
-        dataset.parallel_map(task, mine, 'predicting', world), mine, strict=True
-    ):
-        path, name = stills[index]
-        tell_of_others(path, count)
-        failed += attempt(predictor.picture, path, image, name)
-    for index in world.share(len(videos)):
-        path, name = videos[index]
-        failed += attempt(predictor.video, path, path, name)
+    with world.autocast():  # around all of them, so that weights are converted once
+        for (image, count), index in zip(
+            dataset.parallel_map(task, mine, 'predicting', world), mine, strict=True
+        ):
+            path, name = stills[index]
+            tell_of_others(path, count)
+            failed += attempt(predictor.picture, path, image, name)
+        for index in world.share(len(videos)):
+            path, name = videos[index]
+            failed += attempt(predictor.video, path, path, name)
 
     failed = sum(world.gather(failed))
     kinds = predictor.kinds if stills else ['overlay']

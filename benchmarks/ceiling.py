@@ -10,6 +10,7 @@ and backward. Beside each is the rate of one convolution that suits the device, 
 before: a step that reached it in all of them would take the time of the last column.
 """
 
+import contextlib
 from statistics import median
 
 import torch
@@ -55,12 +56,8 @@ def make_step(world, name, task, ours):
         step = rivals.plain_step(world, task)
 
     def run(_=None):
-        if task == 'training':
-            with torch.enable_grad():
-                step()
-        else:
-            with torch.no_grad(), world.autocast():
-                step()
+        with torch.set_grad_enabled(task == 'training'):
+            step()
 
     return run
 
@@ -110,7 +107,9 @@ def main(flags):
             for ours, amp in variants:
                 config.put(given)
                 config.override([*SHARED, *RIVALS[name].words, f'AMP={amp}'])
-                rows.append(row(world, name, task, ours, flags.rounds))
+                around = world.autocast() if task == 'inference' else contextlib.nullcontext()
+                with around:  # all steps, as eval.py has it
+                    rows.append(row(world, name, task, ours, flags.rounds))
                 print(' | '.join(rows[-1].values()), flush=True)
     print(f'training batch {settings.BATCH_SIZE}, inference batch {settings.TEST_BATCH}')
     print(*table(rows, flags.markdown), sep='\n')

@@ -7,8 +7,8 @@
 
 Rivals are torchvision's FCN and DeepLabv3 with the loop of its references; PSPNet and DeepLabV3+ of
 segmentation_models.pytorch, where it is installed, which are other networks of those names (see the
-GMACs); and the plain form of the official EMANet. Trunks are ResNet-50, weights random: the same
-for both where the networks are one, whose logits are compared first.
+GMACs) and take sizes that 8 or 16 divide; and the plain form of the official EMANet. Trunks are
+ResNet-50, weights random: the same for both where the networks are one, whose logits are compared.
     training    a step on BATCH_SIZE images
     inference   TEST_BATCH images
     evaluation  a folder of drawn pictures, from the files to the score
@@ -17,6 +17,7 @@ under the same autocast. A ratio below 1 says that ours take less.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 from statistics import median
@@ -81,7 +82,11 @@ def child(task, name, folder, variant):
             step = getattr(rivals, f'{task}_step')(world, net)
     else:
         step = rivals.plain_step(world, task)
-    measure.serve(world, step, file)
+    if variant == 'ours' and task == 'inference':
+        with torch.no_grad(), world.autocast():  # around all steps, as eval.py has it
+            measure.serve(world, step, file)
+    else:
+        measure.serve(world, step, file)
 
 
 def data_set():
@@ -103,14 +108,7 @@ def our_step(world, task, weights):
     if task == 'training':
         return steps.training_step(world, 'tuned', load)
     if task == 'inference':
-        step = steps.inference_step(world, 'tuned', load)
-
-        @torch.no_grad()
-        def predict():
-            with world.autocast():
-                return step()
-
-        return predict
+        return steps.inference_step(world, 'tuned', load)
     net, data = steps.build(), data_set()
     load(net)
     distributed.place(net, world)
@@ -167,6 +165,13 @@ def variants(half):
     return rows
 
 
+def draw(folder, size):
+    """Draw pictures of a size (height, width) into a folder in the folder, unless it is there."""
+    h, w = size
+    if not os.path.exists(f'{folder}/{h}x{w}'):
+        reference.draw(f'{folder}/{h}x{w}', w, h, 'jpg' if h == w else 'png')
+
+
 def time_rows(world, folder, task, name, size, flags):
     """Time a task of a rival at a size (height, width); return rows of the table."""
     rows = []
@@ -201,19 +206,19 @@ def main(flags):
     world = measure.start()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for size in flags.sizes:
+        for size, name in itertools.product(flags.sizes, flags.rivals):
+            size = rivals.fit(size, name)
             config.override([*SHARED, f'CROP_SIZE={size}'])
-            work = prepare(folder, flags.rivals)
-            if 'evaluation' in flags.tasks:
-                ending = 'jpg' if size[0] == size[1] else 'png'
-                reference.draw(f'{folder}/{size[0]}x{size[1]}', size[1], size[0], ending)
+            work = prepare(folder, [name])
             for task in flags.tasks:
-                for name in flags.rivals:
-                    if task == 'evaluation' and not RIVALS[name].make:
+                if task == 'evaluation':
+                    if not RIVALS[name].make:
                         continue
-                    for row in time_rows(world, folder, task, name, size, flags):
-                        rows.append(row | {'GMACs': work[name]})
-                        print(' | '.join(rows[-1].values()), flush=True)
+                    draw(folder, size)
+                for row in time_rows(world, folder, task, name, size, flags):
+                    rows.append(row | {'GMACs': work[name]})
+                    print(' | '.join(rows[-1].values()), flush=True)
+    rows.sort(key=lambda row: TASKS.index(row['task']))
     print(f'training batch {settings.BATCH_SIZE}, inference batch {settings.TEST_BATCH}')
     print(*table(rows, flags.markdown), sep='\n')
 

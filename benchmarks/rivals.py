@@ -40,6 +40,7 @@ class Rival(NamedTuple):
     words: tuple
     make: object  # number of classes -> module; None: it is ours, in its plain form
     same: bool  # its weights fit our network, and logits are equal
+    multiple: int = 1  # what the sides of its images must be divisible by
 
 
 TORCHVISION = 'N_LAYERS=50', 'STEM=plain', 'MULTI_GRID=(1,1,1)', 'UPSAMPLE=centres', 'STRIDE=8'
@@ -87,12 +88,14 @@ RIVALS = {
         ('HEAD=psp', 'N_LAYERS=50', 'STEM=plain', 'STRIDE=8', 'HEAD_CHANNELS=512'),
         functools.partial(smp_net, 'PSPNet'),
         same=False,
+        multiple=8,
     ),
     'smp-deeplabv3plus': Rival(
         'smp',
         ('HEAD=deeplabv3plus', 'N_LAYERS=50', 'STEM=plain', 'STRIDE=16'),
         functools.partial(smp_net, 'DeepLabV3Plus'),
         same=False,
+        multiple=16,
     ),
     'emanet': Rival(
         'plain form of the official', ('HEAD=ema', 'N_LAYERS=50', 'STRIDE=8'), None, same=True
@@ -104,6 +107,12 @@ def installed():
     """Return the names of the rivals that can be run here."""
     has_smp = importlib.util.find_spec('segmentation_models_pytorch') is not None
     return [name for name, rival in RIVALS.items() if has_smp or rival.project != 'smp']
+
+
+def fit(size, name):
+    """Return a size (height, width) made as much smaller as a rival needs."""
+    multiple = RIVALS[name].multiple
+    return tuple(max(side - side % multiple, multiple) for side in size)
 
 
 def plain_unit(net):

@@ -420,6 +420,18 @@ def test_memory_that_is_needed(head):
     assert (needed(993) > 8 * needed(497)) == (head == 'danet')  # with the square of the pixels
 
 
+def test_an_estimate_of_memory_leaves_nothing_behind():
+    """Autocast keeps weights in the half type: those of the estimate, which have no numbers, not."""
+    small_net(HEAD='fcn', STRIDE=8)
+    net = network.fold(build(8))
+    image = torch.randint(256, (1, 3, 65, 65), dtype=torch.uint8)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        wanted = net(image)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert memory.needed(net, image.shape, image.device) > 0
+        assert torch.equal(net(image), wanted)
+
+
 def test_memory_that_is_free(tmp_path, monkeypatch):
     """A container's limit goes before what the machine has; a machine that does not tell is None."""
     cpu = torch.device('cpu')

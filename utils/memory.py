@@ -58,9 +58,20 @@ def needed(function, shape, device):
 
     Nothing is computed: tensors have sizes and no numbers.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), Peak() as peak:
+    with no_autocast_cache(), FakeTensorMode(allow_non_fake_inputs=True), Peak() as peak:
         function(torch.empty(shape, dtype=torch.uint8, device=device))
     return int(SLACK * peak.most)
+
+
+@contextlib.contextmanager
+def no_autocast_cache():
+    """Keep autocast from remembering weights without numbers as those in the half type."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def free(device):
