@@ -10,8 +10,8 @@
     ... --rounds 9                                times each is measured
 
 Weights and pixels are random. Figures are median (min - max); each round has a ratio of its own.
-What is compared is measured in the same run, in turn. benchmarks/ has peers, evaluation, loader,
-unit, metric, views; and gpu.py, which runs them on a machine with a GPU.
+What is compared is measured in the same run, in turn. benchmarks/ has peers, ceiling, evaluation,
+loader, unit, metric, views, scenes, kills; and gpu.py, for a machine with a GPU.
 """
 
 import argparse

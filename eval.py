@@ -292,7 +292,8 @@ def evaluate(net, data, world, p=None, on_image=None, only=None, boundaries=Fals
     bar = world.bar(total=len(mine), desc='evaluating', unit='image', leave=False)
     pace = Pace()
     batches = pace.reading(dataset.eval_batches(data, mine, p.budget, world.cuda))
-    with world.autocast(), bar, Background(on_image) as show:
+    search = distributed.searching(p.crop is not None)  # windows have one size, images many
+    with search, world.autocast(), bar, Background(on_image) as show:
         for image, label, indices in batches:
             try:
                 on_device = image.to(world.device, non_blocking=True)

@@ -383,7 +383,7 @@ def main(flags):
     failed = 0
     mine = world.share(len(stills))
     task = Reader(stills)
-    with world.autocast():  # around all of them, so that weights are converted once
+    with world.autocast():  # around all of them: each would convert the weights anew
         for (image, count), index in zip(
             dataset.parallel_map(task, mine, 'predicting', world), mine, strict=True
         ):

@@ -62,13 +62,14 @@ def make_step(world, name, task, ours):
     return run
 
 
-def seconds_of(events, names=None):
-    """Return the seconds of a profile, on the device if there is one; of some operators, or all."""
-    total = 0
-    for event in events:
-        if names is None or event.key in names:
-            total += event.self_device_time_total or event.self_cpu_time_total
-    return total / 1e6
+def share_of_products(world, events):
+    """Return the share of a profile's time that convolutions and products of matrices take."""
+    if world.cuda:  # an operator's time is that of its kernels, which have rows of their own
+        kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+        total = sum(event.self_device_time_total for event in kernels)
+        return sum(e.self_device_time_total for e in events if e.key in PRODUCTS) / total
+    total = sum(event.self_cpu_time_total for event in events)
+    return sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS) / total
 
 
 def row(world, name, task, ours, rounds):
@@ -79,11 +80,12 @@ def row(world, name, task, ours, rounds):
     step = make_step(world, name, task, ours)
     whole = median(measure.in_turn({'step': measure.timed(world, step)}, rounds)['step'])
     work = measure.macs(step, None)
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * world.cuda
+    activities = [ProfilerActivity.CPU]
+    if world.cuda:
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as seen:
         step()
-    events = seen.key_averages()
-    share = seconds_of(events, PRODUCTS) / seconds_of(events)
+    share = share_of_products(world, seen.key_averages())
     return {
         'network': name if ours else f'{name} ({RIVALS[name].project})',
         'task': task,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.evaluation                          500x375 JPEGs
     python -m benchmarks.evaluation --synthetic 2048x1024.png TEST_SCALES=0.75,1,1.25 TEST_FLIP=True
-    ... --passes 5                                           over all pictures (40, or fewer large
-                                                             ones) count as one evaluation
+    ... --passes 5                                           of all pictures (40, or fewer large
+                                                             ones) in one evaluation
 
 The network is that of settings, with random weights. Saving writes the pictures of eval.py, three
 for each image; its charts are left out.
@@ -34,22 +34,22 @@ def main(flags):
     with tempfile.TemporaryDirectory() as folder:
         reference.draw(folder, *flags.synthetic)
         config.override(['DATASET=camvid', f'DATA_ROOT={folder}', 'N_CLASSES=None'])
-        data = dataset.Dataset('train', train=False)
+        pairs = dataset.Dataset('train', train=False).pairs
+        data = dataset.Dataset('train', train=False, pairs=pairs * flags.passes)
         net = distributed.place(steps.build(), world)
         width, height, ending = flags.synthetic
         print(
-            f'{settings.HEAD} on {config.trunk_name()}, {flags.passes} x {len(data)} pictures of '
+            f'{settings.HEAD} on {config.trunk_name()}, {flags.passes} x {len(pairs)} pictures of '
             f'{width}x{height} ({ending}), {settings.NUM_WORKERS} loader processes; '
             f'{evaluation.protocol()}'
         )
 
         def evaluate(saving):
-            for _ in range(flags.passes):
-                saver = None
-                if saving:
-                    saver = Saver(os.path.join(folder, 'out'), data, metric.image_iou)
-                evaluation.evaluate(net, data, world, on_image=saver, boundaries=True)
-            return flags.passes * len(data)
+            saver = None
+            if saving:
+                saver = Saver(os.path.join(folder, 'out'), data, metric.image_iou)
+            evaluation.evaluate(net, data, world, on_image=saver, boundaries=True)
+            return len(data)
 
         forms = {'scores': lambda: evaluate(False), 'saving': lambda: evaluate(True)}
         measure.compare_forms(world, 'evaluation', forms, flags.rounds, 1)

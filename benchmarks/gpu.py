@@ -3,6 +3,7 @@
     python benchmarks/gpu.py > section.md                    every part, each within ten minutes
     python benchmarks/gpu.py --parts engines gradients       some of them
     python benchmarks/gpu.py --data DIR                      DATA_ROOT, which has CamVid
+    python benchmarks/gpu.py --batch 4                       on a small card; 16 takes about 70 GB
     python benchmarks/gpu.py --cpu --tiny                    whether it works, without a GPU
 
 A part that fails says so in its place, and the next one begins.
@@ -22,16 +23,18 @@ MINUTES = 10  # for a part
 HEADS = 'fcn', 'psp', 'psa', 'danet', 'deeplabv3', 'deeplabv3plus', 'nonlocal'
 
 
-def full_parts(data, folder):
+def full_parts(data, folder, batch=16):
     """Return {name: (title, commands)}, each the words after `python`.
 
     data    DATA_ROOT
     folder  for checkpoints and logs
+    batch   images at once, half of them beside other networks
     """
-    large = ['BATCH_SIZE=16', 'TEST_BATCH=16']
+    large = [f'BATCH_SIZE={batch}', f'TEST_BATCH={batch}']
     r101, r50 = ['N_LAYERS=101', *large], ['N_LAYERS=50', *large]
     kept = [f'DATA_ROOT={data}', f'MODEL_DIR={folder}', f'LOG_DIR={folder}']
-    peers, medium = {}, ['BATCH_SIZE=8', 'TEST_BATCH=8']
+    half = max(batch // 2, 2)
+    peers, medium = {}, [f'BATCH_SIZE={half}', f'TEST_BATCH={half}']
     for task in ('training', 'inference', 'evaluation'):
         for size in ('513', '512x1024'):
             words = ['--markdown', '--rounds', '3', '--tasks', task, '--sizes', size, *medium]
@@ -54,6 +57,10 @@ def full_parts(data, folder):
             [['train.py', 'recipes/shapes.py', 'AMP=fp16', 'NAME=half', 'SAVE_DIR=', *kept]],
         ),
         'engines': ('Engines', [['-m', 'benchmarks.gpu_checks', 'engines']]),
+        'ceiling': (
+            'What a step is made of',
+            [['-m', 'benchmarks.ceiling', '--markdown', '--tasks', 'training,inference', *medium]],
+        ),
         'gradients': ('Gradients and the CPU', [['-m', 'benchmarks.gpu_checks', 'gradients']]),
         'evaluation': (
             'Evaluation of a folder',
@@ -83,7 +90,9 @@ def tiny_parts(data, folder):
     }
     result = {}
     for name, (title, commands) in full_parts(data, folder).items():
-        if name in ('compiled', 'heads') or (name.startswith('peers') and name not in more):
+        if name in ('compiled', 'heads', 'ceiling'):
+            continue
+        if name.startswith('peers') and name not in more:
             continue
         words = more.get(name, [])
         if commands[0][0] != 'train.py' and 'benchmarks.gpu_checks' not in commands[0]:
@@ -100,34 +109,40 @@ def run_part(title, commands, seconds, device):
     """
     print(f'### {title}\n', flush=True)
     end = time.monotonic() + seconds
+    failed = 0
     for command in commands:
         command = [*command, *device]
         print(f'`python {" ".join(command)}`\n', flush=True)
-        with tempfile.TemporaryFile('w+') as errors:
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,  # so that its children end with it
-            )
-            timer = threading.Timer(end - time.monotonic(), os.killpg, [process.pid, SIGKILL])
-            timer.start()
-            for line in process.stdout:
-                print(line if line.startswith('|') else f'    {line}', end='', flush=True)
-            status = process.wait()
-            timer.cancel()
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or ['without a word'])[-1]
+        status, last = run_command(command, end - time.monotonic())
         print(flush=True)
         if time.monotonic() > end:
             print(f'Not done within {seconds / 60:.0f} minutes.\n', flush=True)
             return False
         if status:
             print(f'It failed with status {status}: {last}\n', flush=True)
-            return False
-    return True
+            failed += 1
+    return not failed
+
+
+def run_command(command, seconds):
+    """Run python with words of a command, print its output; return its status and last error."""
+    with tempfile.TemporaryFile('w+') as errors:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # so that its children end with it
+        )
+        timer = threading.Timer(seconds, os.killpg, [process.pid, SIGKILL])
+        timer.start()
+        for line in process.stdout:
+            print(line if line.startswith('|') else f'    {line}', end='', flush=True)
+        status = process.wait()
+        timer.cancel()
+        errors.seek(0)
+        return status, (errors.read().strip().splitlines() or ['without a word'])[-1]
 
 
 def main():
@@ -138,19 +153,22 @@ def main():
     parser.add_argument(
         '--data', default='./data', help='DATA_ROOT, with CamVid; shapes are drawn there'
     )
+    parser.add_argument('--batch', type=int, default=16, metavar='N', help='images at once')
     parser.add_argument('--cpu', action='store_true', help='on the CPU')
     parser.add_argument('--tiny', action='store_true', help='small sizes, to see whether it works')
     flags = parser.parse_args()
     flags.data = os.path.abspath(flags.data)
     with tempfile.TemporaryDirectory() as folder:
-        known = (tiny_parts if flags.tiny else full_parts)(flags.data, folder)
+        known = full_parts(flags.data, folder, flags.batch)
+        if flags.tiny:
+            known = tiny_parts(flags.data, folder)
         for name in flags.parts or ():
             if name not in known:
                 parser.error(f'{name}: there is no such part; there are {", ".join(known)}')
         failed = []
         for name in flags.parts or known:
             title, commands = known[name]
-            words = ['DEVICES=cpu'] if flags.cpu else []
+            words = ['DEVICES=cpu' if flags.cpu else 'DEVICES=0']
             if not run_part(title, commands, 60 * MINUTES, words):
                 failed.append(name)
     if failed:

@@ -71,10 +71,12 @@ def start():
     """Return the World of the first device; print what it is."""
     world = one_device()
     threads, half = torch.get_num_threads(), world.half_type() or torch.float32
-    print(
-        f'{world.facts()["device"]}; {threads} threads; torch {torch.__version__}; {half}',
-        flush=True,
-    )
+    facts = f'{world.facts()["device"]}; {threads} threads; torch {torch.__version__}; {half}'
+    if world.cuda:
+        facts += f'; cuDNN {torch.backends.cudnn.version()}'
+        if torch.backends.cudnn.allow_tf32:
+            facts += ', whose float32 convolutions are in TF32'
+    print(facts, flush=True)
     return world
 
 
@@ -189,13 +191,20 @@ def proc(file, field):
 
 
 def watch_memory(world):
-    """Return a function that returns the peak in MiB from here on.
+    """Return a function that returns the peak in MiB.
 
-    That is of all tensors on CUDA, of the growth of the process on Linux, elsewhere nan.
+    That is of all tensors on CUDA since the last call, because the first steps try algorithms out;
+    of the growth of the process from here on, on Linux; elsewhere nan.
     """
     if world.cuda:
         torch.cuda.reset_peak_memory_stats()
-        return lambda: torch.cuda.max_memory_allocated() / 2**20
+
+        def peak():
+            most = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+            return most
+
+        return peak
     with contextlib.suppress(OSError, AttributeError), open('/proc/self/clear_refs', 'w') as f:
         # else steps would reuse, unseen, memory that building the network has left behind
         ctypes.CDLL('libc.so.6').malloc_trim(0)
@@ -246,9 +255,11 @@ def children(command, variants):
     processes = {}
     for variant in variants:
         processes[variant] = Child(variant, [sys.executable, *command, variant])
-    yield processes
-    for child in processes.values():
-        child.process.communicate()  # closes its input, at which it ends
+    try:
+        yield processes
+    finally:
+        for child in processes.values():
+            child.process.communicate()  # closes its input, at which it ends
 
 
 def answers():

@@ -48,9 +48,12 @@ def prepare(world, batch, variant, change=None, training=False):
     return distributed.place(net, world, training), image, label
 
 
-def load_libraries(world, net):
-    """Run a network once: what libraries load is not counted as memory of a step."""
-    side = 2 * settings.STRIDE + 1
+def load_libraries(world, net, side=None):
+    """Run a network once: what libraries load is not counted as memory of a step.
+
+    side  of the image, in pixels; None: a small one
+    """
+    side = side or 2 * settings.STRIDE + 1
     with torch.no_grad(), world.autocast():
         net(torch.zeros(2, len(settings.MEAN), side, side, device=world.device))
 

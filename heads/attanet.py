@@ -56,7 +56,8 @@ class StripAttention(nn.Module):
     def forward(self, x):
         k, v = self.key(x).mean(2), self.value(x).mean(2)  # of each column: b c w
         attention = energies(self.query(x).flatten(2), k).softmax(2)  # b hw w
-        return x + (v @ attention.transpose(1, 2).to(v.dtype)).view_as(x)
+        y = attention.to(v.dtype) @ v.transpose(1, 2)  # b hw c
+        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class AttaNet(Head):

@@ -53,8 +53,9 @@ class PAM(nn.Module):
 
     def forward(self, x):
         v = x if self.bare else self.value(x)
-        v = v.flatten(2)  # b c hw
-        y = (v @ self.attention(x).transpose(1, 2).to(v.dtype)).view_as(x)
+        v = v.flatten(2).transpose(1, 2)  # b hw c
+        y = self.attention(x).to(v.dtype) @ v
+        y = y.transpose(1, 2).unflatten(2, x.shape[2:])
         if not self.bare:
             y = self.gamma * y
         return y + x
@@ -81,7 +82,9 @@ class CAM(nn.Module):
         return energy.softmax(2)
 
     def forward(self, x):
-        y = (self.attention(x).to(x.dtype) @ x.flatten(2)).view_as(x)
+        pixels = x.flatten(2).transpose(1, 2)  # b hw c
+        y = pixels @ self.attention(x).to(x.dtype).transpose(1, 2)
+        y = y.transpose(1, 2).unflatten(2, x.shape[2:])
         if not self.bare:
             y = self.gamma * y
         return y + x

@@ -86,3 +86,18 @@ def test_an_exception_in_the_block_drops_what_waits():
         threading.Timer(0.2, gate.set).start()
         raise KeyError
     assert done == [0]
+
+
+class Late:
+    """A tensor that takes long to come from its device."""
+
+    def cpu(self):
+        time.sleep(0.05)
+        return self
+
+
+@pytest.mark.parametrize('arg, seconds, slow', [(Late(), 0.0, False), (1, 0.05, True)])
+def test_it_tells_calls_that_are_slow_from_a_device_that_is(arg, seconds, slow):
+    with Background(lambda _: time.sleep(seconds)) as call:
+        call(arg)
+    assert call.slow == slow

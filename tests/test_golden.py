@@ -433,6 +433,7 @@ def main_process(rank, world, port, folder):
     torch.set_default_dtype(torch.float64)
     messages, original = [], World.all_reduce
     World.all_reduce = lambda self, x: messages.append(x.numel()) or original(self, x)
+    calls = count_collectives()
     steps = gold('emanet_train_r50_s8_2x97x97')[0]['args']['two_steps']
     dataset.Dataset = TwoBatches
     dataset.train_loader = lambda data, batches, pin: data.batches(steps, rank, world)
@@ -460,12 +461,32 @@ def main_process(rank, world, port, folder):
     assert train.main() is None
     if rank == 0:
         with open(f'{folder}/messages.json', 'w') as f:
-            json.dump(messages, f)
+            json.dump([messages, calls], f)
+
+
+COLLECTIVES = 'all_reduce', 'reduce', 'broadcast', 'gather', 'scatter', 'all_gather', 'barrier'
+COLLECTIVES += 'all_gather_object', 'gather_object', 'broadcast_object_list', 'all_to_all'
+
+
+def count_collectives():
+    """{name: number of calls} of torch.distributed, from here on; those of DDP are in C++."""
+    calls = dict.fromkeys(COLLECTIVES, 0)
+
+    def counted(name, function):
+        def call(*args, **options):
+            calls[name] += 1
+            return function(*args, **options)
+
+        return call
+
+    for name in COLLECTIVES:
+        setattr(dist, name, counted(name, getattr(dist, name)))
+    return calls
 
 
 @pytest.fixture(scope='module')
 def loops(tmp_path_factory):
-    """{number of processes: (lines of log.jsonl, networks after each step, sizes of messages)} of train.main() on the reference's two batches."""
+    """{number of processes: (lines of log.jsonl, networks after each step, (sizes of messages, collectives))} of train.main() on the reference's two batches."""
     left = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp('loop')
@@ -514,10 +535,16 @@ def test_the_loop_makes_the_two_steps_of_the_reference(world, loops):
 def test_one_message_a_step_besides_the_gradients(loops):
     """It holds loss, pixels and stop requests, bases and statistics; the first is the start's.
 
-    Batch norms have their own.
+    Each batch norm has one forward and one backward. Nothing else is said during the steps.
     """
-    assert loops[2][2] == [1] + 2 * [3 + 512 * 64 + 64 + 2]
-    assert loops[1][2] == [1]
+    messages, calls = loops[2][2]
+    assert messages == [1] + 2 * [3 + 512 * 64 + 64 + 2]
+    norms = 3 + 3 * 16 + 4 + 3  # stem, bottlenecks, shortcuts, head
+    assert calls.pop('all_reduce') == 3 + 2 * 2 * norms
+    assert calls.pop('all_gather_object') == 2  # random states, for each checkpoint
+    assert not any(calls.values()), calls
+    messages, calls = loops[1][2]
+    assert messages == [1] and not any(calls.values())
 
 
 @pytest.mark.parametrize('key', ['em/entropy', 'em/bases_in_use', 'em/cosine'])

@@ -72,7 +72,7 @@ def test_head_trains_predicts_and_resumes(head, drawn_shapes, tmp_path, signals_
         assert_close(network.fold(net)(image), net(image), 1e-3)
     # no map is one pixel wide, of half the image either: there PyTorch's bf16 convolution of 3x3
     # with a stride, on a CPU with AMX, reads memory that nobody wrote
-    size = 2, 139, 161
+    size = 2, 75, 97
     image, label = torch.randint(256, (2, 3, *size[1:])).byte(), torch.randint(8, size).byte()
     with torch.no_grad():
         wanted = net(image, label)[0]

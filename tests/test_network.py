@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import network
 import settings
+from heads import blocks
 from heads.alignseg import Refine
-from heads.blocks import PORTION, SettingsError, WideConv2d
+from heads.blocks import PORTION, ConvBNReLU, SettingsError, WideConv2d
 from heads.frame import upsample
 from heads.psa import mask_side
 from sync_bn import BatchNorm2d
@@ -302,7 +303,12 @@ def test_wide_convolutions_in_bf16_are_taken_in_portions(c, bias):
     x = torch.randn(2, c, 9, 11).bfloat16()
     exact = nn.Conv2d.forward(wide, x.float())
     seen = []
-    wide._conv_forward = lambda *args: seen.append(1) or nn.Conv2d._conv_forward(wide, *args)
+
+    def compute(*args):
+        seen.append(args)
+        return nn.Conv2d._conv_forward(wide, *args)
+
+    wide._conv_forward = compute
     with torch.autocast('cpu', torch.bfloat16):
         out = wide(x)
     assert len(seen) == math.ceil(c / PORTION)
@@ -313,6 +319,15 @@ def test_wide_convolutions_in_bf16_are_taken_in_portions(c, bias):
     seen.clear()
     assert torch.equal(wide(x.float()), exact)  # float32 is one piece
     assert len(seen) == 1
+
+
+def test_convolutions_stay_wide_when_norms_are_folded():
+    net = nn.Module()
+    net.block = ConvBNReLU(2 * PORTION, 4, 3, BatchNorm2d)
+    folded = network.fold(net).block
+    assert isinstance(folded.bn, nn.Identity) and type(folded.conv) is WideConv2d
+    x = torch.randn(1, 2 * PORTION, 5, 5)
+    assert_close(folded(x), net.eval().block(x), 1e-5)
 
 
 @torch.no_grad()
@@ -798,24 +813,27 @@ def test_export(head):
     assert (net(image) == wanted).all()
 
 
-def test_compile_without_a_break():
+@pytest.mark.parametrize('half', [False, True])
+def test_compile_without_a_break(half, monkeypatch):
     """COMPILE covers the whole of prediction, of the loss and of its gradient."""
+    monkeypatch.setattr(blocks, 'PORTION', 16)  # so that some convolutions are wide
     small_net(DROPOUT=0.0)
     net = shake(build())
     compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
     image, label = recipe.batch(2, 33, 33, 3), recipe.labels(2, 33, 33, 10, 4)
     results = []
     for f in (net, compiled):
-        loss_sum, count, mu = f(image, label)
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            loss_sum, count, mu = f(image, label)
         net.zero_grad()
         loss_sum.sum().backward()
         grads = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
         results.append((loss_sum, count, mu, grads))
     for one, two in zip(*results, strict=True):
-        assert_close(two, one, 1e-4)
+        assert_close(two, one, 0.05 if half else 1e-4)
     net.eval()
-    with torch.no_grad():
-        assert_close(compiled(image), net(image), 1e-5)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=half):
+        assert_close(compiled(image), net(image), 0.01 if half else 1e-5)
 
 
 @torch.no_grad()
