@@ -28,12 +28,12 @@ def full_parts(data, folder, batch=16):
 
     data    DATA_ROOT
     folder  for checkpoints and logs
-    batch   images at once, half of them beside other networks
+    batch   images at once, an even number; half of them beside other networks
     """
     large = [f'BATCH_SIZE={batch}', f'TEST_BATCH={batch}']
     r101, r50 = ['N_LAYERS=101', *large], ['N_LAYERS=50', *large]
     kept = [f'DATA_ROOT={data}', f'MODEL_DIR={folder}', f'LOG_DIR={folder}']
-    half = max(batch // 2, 2)
+    half = batch // 2
     peers, medium = {}, [f'BATCH_SIZE={half}', f'TEST_BATCH={half}']
     for task in ('training', 'inference', 'evaluation'):
         for size in ('513', '512x1024'):
@@ -145,6 +145,13 @@ def run_command(command, seconds):
         return status, (errors.read().strip().splitlines() or ['without a word'])[-1]
 
 
+def even(text):
+    """Return the number of images that --batch gives."""
+    if not text.isdecimal() or int(text) < 2 or int(text) % 2:
+        raise argparse.ArgumentTypeError(f'{text!r} is not an even number from 2')
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,7 +160,7 @@ def main():
     parser.add_argument(
         '--data', default='./data', help='DATA_ROOT, with CamVid; shapes are drawn there'
     )
-    parser.add_argument('--batch', type=int, default=16, metavar='N', help='images at once')
+    parser.add_argument('--batch', type=even, default=16, metavar='N', help='images at once')
     parser.add_argument('--cpu', action='store_true', help='on the CPU')
     parser.add_argument('--tiny', action='store_true', help='small sizes, to see whether it works')
     flags = parser.parse_args()

@@ -99,7 +99,8 @@ def writer(data, image_iou, checkpoint):
         if label is not None:
             files.append(label_file(label))
     protect(targets, files, folders)
-    for target_dir in {os.path.dirname(target) for target in targets}:
+    check_writable(folder)
+    for target_dir in sorted({os.path.dirname(target) for target in targets}):
         check_writable(target_dir)
     return on_image
 

@@ -1,10 +1,9 @@
 """Batch normalisation over the whole batch, across nn.DataParallel replicas or processes.
 
-On one device and in evaluation BatchNorm2d is torch's own. In training over several members each
-tells the others, in one small message, the mean of its shard, the squared deviations from that and
-its size, from which follow mean and variance of all: no difference of large squares (Chan, Golub
-and LeVeque 1979). So outputs, gradients and running statistics are those of plain batch norm on the
-concatenated batch, with shards of any sizes.
+On one device and in evaluation BatchNorm2d is torch's own. In training over several members it
+computes the mean and then the mean squared deviation from it: two small sums over the members, no
+difference of large squares. So outputs, gradients and running statistics are those of plain batch
+norm on the concatenated batch, with shards of any sizes.
 
 On CUDA under DistributedDataParallel torch's nn.SyncBatchNorm is the faster choice
 (nn.SyncBatchNorm.convert_sync_batchnorm(net)); it does not run on CPU, this does.
@@ -89,14 +88,11 @@ class BatchNorm2d(nn.BatchNorm2d):
             return dist.get_world_size()
         return 1
 
-    def gather(self, values):
-        """Return the members' vectors (members, n), with gradient, of each one's own (n,)."""
-        rows = values.new_zeros(self.members(), len(values))
+    def sum(self, tensor):
+        """Return the sum of the members' tensors, with gradient."""
         if self.replicas:
-            rows[self.number] = values
-            return self.replicas.sum(self.number, rows)
-        rows[dist.get_rank()] = values
-        return AllReduce.apply(rows)
+            return self.replicas.sum(self.number, tensor)
+        return AllReduce.apply(tensor)
 
     def forward(self, x):
         """Return x (b, c, h, w) normalised, in its own type."""
@@ -107,16 +103,11 @@ class BatchNorm2d(nn.BatchNorm2d):
         dtype = x.dtype
         if dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        c = x.shape[1]
-        mean = x.mean((0, 2, 3))
-        squares = (x - mean[:, None, None]).square().sum((0, 2, 3))
-        rows = self.gather(torch.cat([mean, squares, x.new_full((1,), x.numel() / c)]))
-        means, squares, counts = rows.split([c, c, 1], 1)  # of the members
-        counts = counts.detach()
-        count = counts.sum()
-        mean = (counts * means).sum(0) / count
-        var = (squares + counts * (means - mean).square()).sum(0) / count
+        ones = x.new_full((1,), x.numel() / x.shape[1])
+        total = self.sum(torch.cat([x.sum((0, 2, 3)), ones]))  # c + 1
+        mean, count = total[:-1] / total[-1], total[-1].detach()
         x = x - mean[:, None, None]
+        var = self.sum(x.square().sum((0, 2, 3))) / count  # c
         with torch.no_grad():
             unbiased = var * count / (count - 1)
             self.num_batches_tracked.add_(1)
