@@ -27,7 +27,7 @@ import torch
 import dataset
 import settings
 from benchmarks import measure
-from benchmarks.steps import build, inference_step, pixels, training_step
+from benchmarks.steps import around, build, inference_step, pixels, training_step
 from heads import HEADS
 from heads.blocks import SettingsError
 from utils import config, script
@@ -74,11 +74,9 @@ def child(kind, variant):
     if variant == 'plain':
         config.put({'AMP': 'off', 'COMPILE': False})
     world = measure.one_device()
-    if kind == 'training':
-        measure.serve(world, training_step(world, variant), file)
-        return
-    step = inference_step(world, variant)
-    with torch.no_grad(), world.autocast():
+    make = training_step if kind == 'training' else inference_step
+    step = make(world, variant)
+    with around(world, kind):
         measure.serve(world, step, file)
 
 

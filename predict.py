@@ -288,11 +288,12 @@ def load_networks(world, flags):
         )
     if names[0] != names[-1]:
         first, second = names
-        pairs = enumerate(itertools.zip_longest(first, second, fillvalue='missing'))
-        index, differ = next(entry for entry in pairs if entry[1][0] != entry[1][1])
+        pairs = list(itertools.zip_longest(first, second, fillvalue='missing'))
+        index = next(i for i, (one, other) in enumerate(pairs) if one != other)
+        one, other = map(printable, pairs[index])
         raise UsageError(
             f'{flags.compare[0]} predicts {len(first)} classes, {flags.compare[1]} {len(second)} '
-            f'(class {index}: {printable(differ[0])}, {printable(differ[1])}); '
+            f'(class {index}: {one}, {other}); '
             'compare checkpoints of one data set'
         )
     return nets, tables[0]

@@ -10,7 +10,6 @@ and backward. Beside each is the rate of one convolution that suits the device, 
 before: a step that reached it in all of them would take the time of the last column.
 """
 
-import contextlib
 from statistics import median
 
 import torch
@@ -66,10 +65,10 @@ def share_of_products(world, events):
     """Return the share of a profile's time that convolutions and products of matrices take."""
     if world.cuda:  # an operator's time is that of its kernels, which have rows of their own
         kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
-        total = sum(event.self_device_time_total for event in kernels)
+        total = sum(e.self_device_time_total for e in kernels)
         return sum(e.self_device_time_total for e in events if e.key in PRODUCTS) / total
-    total = sum(event.self_cpu_time_total for event in events)
-    return sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS) / total
+    total = sum(e.self_cpu_time_total for e in events)
+    return sum(e.self_cpu_time_total for e in events if e.key in PRODUCTS) / total
 
 
 def row(world, name, task, ours, rounds):
@@ -109,8 +108,7 @@ def main(flags):
             for ours, amp in variants:
                 config.put(given)
                 config.override([*SHARED, *RIVALS[name].words, f'AMP={amp}'])
-                around = world.autocast() if task == 'inference' else contextlib.nullcontext()
-                with around:  # all steps, as eval.py has it
+                with steps.around(world, task):
                     rows.append(row(world, name, task, ours, flags.rounds))
                 print(' | '.join(rows[-1].values()), flush=True)
     print(f'training batch {settings.BATCH_SIZE}, inference batch {settings.TEST_BATCH}')

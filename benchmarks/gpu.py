@@ -166,9 +166,10 @@ def main():
     flags = parser.parse_args()
     flags.data = os.path.abspath(flags.data)
     with tempfile.TemporaryDirectory() as folder:
-        known = full_parts(flags.data, folder, flags.batch)
         if flags.tiny:
             known = tiny_parts(flags.data, folder)
+        else:
+            known = full_parts(flags.data, folder, flags.batch)
         for name in flags.parts or ():
             if name not in known:
                 parser.error(f'{name}: there is no such part; there are {", ".join(known)}')

@@ -83,10 +83,7 @@ def child(task, name, folder, variant):
             step = getattr(rivals, f'{task}_step')(world, net)
     else:
         step = rivals.plain_step(world, task)
-    if task == 'inference':
-        with torch.no_grad(), world.autocast():  # around all steps, as eval.py has it
-            measure.serve(world, step, file)
-    else:
+    with steps.around(world, task):
         measure.serve(world, step, file)
 
 

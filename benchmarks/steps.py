@@ -1,5 +1,6 @@
 """Steps of training and inference that benchmarks time, made as train.py and eval.py make them."""
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 
@@ -56,6 +57,16 @@ def load_libraries(world, net, side=None):
     side = side or 2 * settings.STRIDE + 1
     with torch.no_grad(), world.autocast():
         net(torch.zeros(2, len(settings.MEAN), side, side, device=world.device))
+
+
+@contextlib.contextmanager
+def around(world, task):
+    """Be the context of all steps of a task: of 'inference' one autocast, as eval.py has it."""
+    if task != 'inference':
+        yield
+        return
+    with torch.no_grad(), world.autocast():
+        yield
 
 
 def training_step(world, variant, change=None):

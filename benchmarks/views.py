@@ -7,7 +7,6 @@ windows one after the other: outside the network, and in all. There the windows 
 float32, too, by a network as its users have it: unfolded, with contiguous tensors.
 """
 
-import copy
 import functools
 
 import torch
@@ -55,9 +54,8 @@ def main(flags):
     windows = whole._replace(crop=config.sides(settings.CROP_SIZE))
     picture = torch.randint(256, (*SIZE, 3)).byte()
     image = picture.permute(2, 0, 1)[None].to(world.device)
-    built = network.build(dataset.n_classes(), settings).eval()
-    as_it_comes = copy.deepcopy(built).to(world.device)
-    net = network.fold(built)
+    as_it_comes = network.build(dataset.n_classes(), settings).eval().to(world.device)
+    net = network.fold(as_it_comes)
     distributed.place(net, world)
     free = Free(dataset.n_classes(), net).to(world.device)
     for what, model in (('views, outside the network', free), ('views, in all', net)):
